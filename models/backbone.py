@@ -1,0 +1,239 @@
+"""The backbone that all variants share: embedding, positions, the stack of blocks, the final norm, the head.
+
+    tokens ──► embed ──► block 1 ──► … ──► block L ──► norm ──► head ──► logits
+    stream   memory ─────►  │  ────► … ────►  │                 (up the depth)
+    state    before ─────►  │                 │  ─────► after    (along time, one per block)
+"""
+
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from models.block import BackboneConfig, MemoryBlock, Stream, make_options, tensors, variant
+from models.heads import ClassifyHead, NextTokenHead, PairHead, mean_pool
+from models.layers import make_norm
+
+
+class ModelState(NamedTuple):
+    """What one call hands to the next."""
+
+    position: int
+    """Tokens so far."""
+    layers: tuple[Any, ...]
+    """One state per block, bottom first."""
+
+
+class Model(nn.Module):
+    """A stack of one variant's blocks with an embedding below and a head above. Build it with :func:`build_model`."""
+
+    def __init__(
+        self,
+        block: type[MemoryBlock],
+        config: BackboneConfig,
+        options: Any,
+        *,
+        vocab_size: int,
+        max_len: int,
+        num_classes: int | None,
+        causal: bool,
+        pair: str | None,
+    ) -> None:
+        super().__init__()
+        self.config, self.options, self.variant = config, options, block.variant
+        self.num_classes, self.causal, self.max_len = num_classes, causal, max_len
+        self.pooling = _pooling(config, num_classes)
+        num_slots = block.memory_len(options)
+
+        self.embedding = nn.Embedding(vocab_size, config.width)
+        has_cls = self.pooling == "cls"
+        self.cls = nn.Parameter(torch.zeros(config.width)) if has_cls else None
+        self.positions = nn.Parameter(torch.empty(max_len + has_cls, config.width)) if config.learned else None
+        self.learned_memory = nn.Parameter(torch.empty(num_slots, config.width)) if num_slots else None
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(block(config, options, causal=causal) for _ in range(config.depth))
+        self.norm = make_norm(config) if config.norm_position == "pre" else nn.Identity()
+        self.head = _make_head(config, vocab_size, num_classes, pair)
+        if self.pooling == "memory" and self._memory_without_tokens():
+            raise ValueError(f"backbone.pooling=memory: {self.variant} has no memory to pool; use mean or cls")
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Xavier for matrices (as Luna's authors), zero biases, N(0, 1/D) for whatever enters the stream at the bottom."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for parameter in (self.embedding.weight, self.positions, self.learned_memory):
+            if parameter is not None:
+                nn.init.normal_(parameter, std=self.config.width**-0.5)
+
+    def _memory_without_tokens(self) -> bool:
+        return self.learned_memory is None
+
+    def init_state(self, batch_size: int) -> ModelState:
+        """The state before the first token (the same as passing None)."""
+        return ModelState(0, tuple(block.init_state(batch_size) for block in self.blocks))
+
+    def forward(
+        self,
+        tokens: Int[Tensor, "B *P T"],
+        mask: Bool[Tensor, "B *P T"] | None = None,
+        state: ModelState | None = None,
+    ) -> tuple[Float[Tensor, "B *any"], ModelState]:
+        """Logits and the state after these tokens.
+
+        Args:
+            tokens: ``[B, T]`` ids; ``[B, 2, T]`` for a pair.
+            mask: True where a token is real; padding stands on the right. None means no padding.
+            state: What the call before returned, to go on with the same sequences. Pieces of any length may be fed.
+
+        Returns:
+            Logits ``[B, C]`` when classifying, ``[B, T, V]`` when predicting the next token; and the state.
+
+        Raises:
+            ValueError: The sequence is longer than the learned positions, or a classifier is given a state (it reads a
+                sequence in one call).
+        """
+        if state is not None and self.num_classes is not None and state.position:
+            raise ValueError("a classifier reads its sequence in one call: state must be None")
+        if isinstance(self.head, PairHead):
+            first, state = self._represent(tokens[:, 0], None if mask is None else mask[:, 0])
+            second, _ = self._represent(tokens[:, 1], None if mask is None else mask[:, 1])
+            return self.head(first, second), state
+        if self.num_classes is not None:
+            pooled, state = self._represent(tokens, mask, state)
+            return self.head(pooled), state
+        x, state, _ = self._run(tokens, mask, state)
+        return self.head(x), state
+
+    def _represent(
+        self, tokens: Tensor, mask: Tensor | None, state: ModelState | None = None
+    ) -> tuple[Float[Tensor, "B D"], ModelState]:
+        """One vector for each sequence."""
+        x, state, memory = self._run(tokens, mask, state)
+        if self.pooling == "cls":
+            return x[:, 0], state
+        if self.pooling == "memory":
+            return memory.mean(dim=1), state
+        return mean_pool(x, mask), state
+
+    def _run(
+        self, tokens: Tensor, mask: Tensor | None, state: ModelState | None
+    ) -> tuple[Float[Tensor, "B T D"], ModelState, Float[Tensor, "B M D"] | None]:
+        """Embed, walk up the blocks, norm. The last output is the top block's memory."""
+        start = 0 if state is None else state.position
+        x, mask = self._embed(tokens, mask, start)
+        memory = None if self.learned_memory is None else self.dropout(self.learned_memory)[None]
+        stream, after = Stream(x, memory), []
+        for block, before in zip(self.blocks, state.layers if state else [None] * len(self.blocks), strict=True):
+            stream, block_state = block(stream, before, mask)
+            after.append(block_state)
+        top = self.blocks[-1].memory(stream, after[-1]) if self.pooling == "memory" else None
+        return self.norm(stream.tokens), ModelState(start + x.shape[1], tuple(after)), top if top is None else self.norm(top)
+
+    def _embed(self, tokens: Tensor, mask: Tensor | None, start: int) -> tuple[Tensor, Tensor | None]:
+        """Embedding, the CLS vector in front, and learned positions."""
+        x = self.embedding(tokens)
+        if self.cls is not None:
+            x = torch.cat((self.cls.expand(x.shape[0], 1, -1), x), dim=1)
+            mask = None if mask is None else torch.cat((mask.new_ones(len(mask), 1), mask), dim=1)
+        if self.positions is not None:
+            stop = start + x.shape[1]
+            if stop > len(self.positions):
+                raise ValueError(
+                    f"a sequence of {stop} tokens is longer than the {len(self.positions)} learned positions: "
+                    "raise max_len, or use backbone.positions=rope"
+                )
+            x = x + self.positions[start:stop]
+        return self.dropout(x), mask
+
+    def memories(self, state: ModelState) -> list[Float[Tensor, "B M D"] | None]:
+        """For each block, its memory in this state as rows; None where it has none that travels along time."""
+        probe = next(tensor for tensor in (*tensors(state), self.embedding.weight))
+        no_tokens = self.embedding.weight.new_empty(probe.shape[0], 0, self.config.width)
+        return [block.memory(Stream(no_tokens, None), layer) for block, layer in zip(self.blocks, state.layers, strict=True)]
+
+    def state_size(self, seq_len: int) -> int:
+        """Numbers carried along time for one sequence after ``seq_len`` tokens, all layers."""
+        return sum(block.state_size(seq_len) for block in self.blocks)
+
+    def num_parameters(self) -> int:
+        """Trained numbers."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Groups for AdamW: matrices decay; norms, biases, embeddings, positions and memories do not."""
+        matrices = {id(module.weight) for module in self.modules() if isinstance(module, nn.Linear)}
+        decayed = [parameter for parameter in self.parameters() if id(parameter) in matrices]
+        others = [parameter for parameter in self.parameters() if id(parameter) not in matrices]
+        return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+    def training_state(self, batch_size: int, *, seed: int, progress: float) -> ModelState | None:
+        """Where a training sequence starts, for variants that randomise it; None for the ordinary start."""
+        layers = tuple(block.training_state(batch_size, seed=seed, progress=progress) for block in self.blocks)
+        return None if any(layer is None for layer in layers) else ModelState(0, layers)
+
+    def remember(self, state: ModelState) -> None:
+        """After a training step: let each block keep what a later :meth:`training_state` may start from."""
+        for block, layer in zip(self.blocks, state.layers, strict=True):
+            block.remember(layer)
+
+
+def _pooling(config: BackboneConfig, num_classes: int | None) -> str | None:
+    if num_classes is None:
+        if config.pooling is not None:
+            raise ValueError(f"backbone.pooling={config.pooling} has no effect on next-token prediction: leave it null")
+        return None
+    return config.pooling or "mean"
+
+
+def _make_head(config: BackboneConfig, vocab_size: int, num_classes: int | None, pair: str | None) -> nn.Module:
+    if num_classes is None:
+        if pair is not None:
+            raise ValueError(f"pair={pair!r} has no effect without num_classes")
+        return NextTokenHead(config, vocab_size)
+    return ClassifyHead(config, num_classes) if pair is None else PairHead(config, num_classes, pair)
+
+
+def build_model(
+    name: str,
+    *,
+    vocab_size: int,
+    max_len: int,
+    num_classes: int | None = None,
+    causal: bool = False,
+    pair: str | None = None,
+    **overrides: Any,
+) -> Model:
+    """Build any registered variant; no configuration system needed.
+
+    Args:
+        name: One of :func:`models.available`.
+        vocab_size: Number of token ids.
+        max_len: Longest sequence; bounds learned positions only.
+        num_classes: Classify (logits ``[B, C]``); None predicts the next token (``[B, T, V]``).
+        causal: A position sees nothing after it. Next-token prediction needs it.
+        pair: Compare two sequences, tokens ``[B, 2, T]``: ``concat`` or ``interaction``.
+        **overrides: Fields of :class:`BackboneConfig` and of the variant's options, e.g. ``width=128, block_len=64``.
+
+    Raises:
+        ValueError: An unknown name or option, or values that do not fit together; the message names the key.
+    """
+    block = variant(name)
+    shared = {field.name for field in fields(BackboneConfig)}
+    own = {field.name for field in fields(block.Options)}
+    for key in overrides.keys() - shared - own:
+        make_options(block.Options, {key: None}, f"model {name!r} or the backbone ({', '.join(sorted(shared))})")
+    config = BackboneConfig(**{key: value for key, value in overrides.items() if key in shared})
+    options = make_options(block.Options, {key: value for key, value in overrides.items() if key in own}, name)
+    if num_classes is None and not causal:
+        raise ValueError("causal=False predicts a next token that the model has already seen: pass causal=True")
+    if vocab_size < 1 or max_len < 1:
+        raise ValueError(f"vocab_size={vocab_size} and max_len={max_len} must be at least 1")
+    return Model(
+        block, config, options, vocab_size=vocab_size, max_len=max_len, num_classes=num_classes, causal=causal, pair=pair
+    )

@@ -1,0 +1,230 @@
+"""The contract of a variant, and the register of all variants.
+
+A variant is a *block*: attention, memory and feed-forward of one layer. Two rivers run through a stack of blocks, and
+nothing else is passed around:
+
+* the **stream** goes up the depth, from block to block: the tokens, and the memory that travels with them;
+* the **state** goes along time, from one call to the next, inside each layer.
+
+Shape letters used in this package: ``B`` batch, ``T`` tokens of this call, ``D`` width, ``H`` heads, ``d`` width of a
+head, ``M`` memory slots, ``S`` length of a segment (also called block of tokens), ``F`` feedback (FAM) slots.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from models.errors import check_choice, did_you_mean
+
+POSITIONS = ("learned", "rope", "both", "none")
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """What every variant shares, so that a comparison is fair by construction."""
+
+    width: int = 64
+    """D, the width of the residual stream."""
+    depth: int = 2
+    """Number of blocks."""
+    num_heads: int = 4
+    """H; must divide the width."""
+    ffn_width: int = 256
+    """Hidden width of the feed-forward."""
+    ffn: str = "gelu"
+    """``gelu`` (two matrices) or ``gated`` (three, SiLU gate: arXiv 2002.05202)."""
+    norm: str = "layer"
+    """``layer`` or ``rms``."""
+    norm_position: str = "pre"
+    """``pre``: x + f(norm(x)); ``post``: norm(x + f(x))."""
+    positions: str = "rope"
+    """``learned`` absolute, ``rope`` (arXiv 2104.09864), ``both`` or ``none``."""
+    rope_base: float | None = None
+    """Base of RoPE's wavelengths; None means 10,000. Only with ``rope`` or ``both``."""
+    dropout: float = 0.0
+    """After the embedding and on every residual branch."""
+    attention_dropout: float = 0.0
+    """On attention weights."""
+    pooling: str | None = None
+    """What the classifier reads: ``mean`` over tokens (default), ``cls``, or ``memory`` (mean over slots)."""
+
+    def __post_init__(self) -> None:
+        for name in ("width", "depth", "num_heads", "ffn_width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"backbone.{name}={getattr(self, name)}: must be at least 1")
+        if self.width % self.num_heads:
+            raise ValueError(
+                f"backbone.width={self.width} is not divisible by backbone.num_heads={self.num_heads}: "
+                f"try width={self.num_heads * round(self.width / self.num_heads) or self.num_heads}"
+            )
+        check_choice("backbone.ffn", self.ffn, ("gelu", "gated"))
+        check_choice("backbone.norm", self.norm, ("layer", "rms"))
+        check_choice("backbone.norm_position", self.norm_position, ("pre", "post"))
+        check_choice("backbone.positions", self.positions, POSITIONS)
+        if self.pooling is not None:
+            check_choice("backbone.pooling", self.pooling, ("mean", "cls", "memory"))
+        for name in ("dropout", "attention_dropout"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"backbone.{name}={getattr(self, name)}: must lie in [0, 1)")
+        if self.rotary and self.head_width % 2:
+            raise ValueError(
+                f"backbone.positions={self.positions} rotates pairs, but a head is {self.head_width} wide: "
+                "choose an even width / num_heads"
+            )
+        if self.rope_base is not None and not self.rotary:
+            raise ValueError(f"backbone.rope_base has no effect with backbone.positions={self.positions}: leave it null")
+
+    @property
+    def head_width(self) -> int:
+        """d, the width of one head."""
+        return self.width // self.num_heads
+
+    @property
+    def rotary(self) -> bool:
+        """Whether queries and keys are rotated."""
+        return self.positions in ("rope", "both")
+
+    @property
+    def learned(self) -> bool:
+        """Whether a learned vector is added for each absolute position."""
+        return self.positions in ("learned", "both")
+
+
+class Stream(NamedTuple):
+    """What goes up the depth."""
+
+    tokens: Float[Tensor, "B T D"]
+    memory: Float[Tensor, "B2 M D"] | None
+    """The learned memory at the bottom (B2 = 1), and whatever a variant makes of it on the way up."""
+
+
+class MemoryBlock(nn.Module):
+    """One layer of a variant. Subclasses are registered with :func:`register` and built by the backbone."""
+
+    variant: ClassVar[str]
+    Options: ClassVar[type]
+
+    def __init__(self, config: BackboneConfig, options: Any, *, causal: bool) -> None:
+        super().__init__()
+        self.config, self.options, self.causal = config, options, causal
+
+    @classmethod
+    def memory_len(cls, options: Any) -> int:
+        """Number of learned slots that the backbone sends in at the bottom of the stream; 0 for none."""
+        return 0
+
+    def init_state(self, batch_size: int) -> Any:
+        """The state before the first token: a NamedTuple of tensors (and the plain counters beside them)."""
+        raise NotImplementedError
+
+    def forward(
+        self, stream: Stream, state: Any | None, mask: Bool[Tensor, "B T"] | None = None
+    ) -> tuple[Stream, Any]:
+        """Read the memory, write it, and hand both rivers on.
+
+        Args:
+            stream: Tokens ``[B, T, D]`` and the memory from the layer below.
+            state: What this layer returned for the tokens before; None at the start of a sequence.
+            mask: True where a token is real. Padding stands on the right. None means no padding.
+        """
+        raise NotImplementedError
+
+    def state_size(self, seq_len: int) -> int:
+        """Numbers carried along time for one sequence after ``seq_len`` tokens."""
+        raise NotImplementedError
+
+    def memory(self, stream: Stream, state: Any) -> Float[Tensor, "B M D2"] | None:
+        """The memory after this call, as rows to look at (diagnostics, pooling); None where a variant has none."""
+        return None
+
+    def training_state(self, batch_size: int, *, seed: int, progress: float) -> Any | None:
+        """A state to start a training sequence from, where a variant randomises it; None for the ordinary start.
+
+        Args:
+            batch_size: Number of sequences.
+            seed: The same for all layers in one step, so that all make the same draws.
+            progress: Share of the training that is done, in [0, 1].
+        """
+        return None
+
+    def remember(self, state: Any) -> None:
+        """Keep what :meth:`training_state` may start a later sequence from."""
+
+
+_VARIANTS: dict[str, type[MemoryBlock]] = {}
+
+
+def register(name: str, options: type) -> Callable[[type[MemoryBlock]], type[MemoryBlock]]:
+    """Class decorator: make a block available as ``model=<name>`` with its dataclass of options."""
+
+    def add(block: type[MemoryBlock]) -> type[MemoryBlock]:
+        block.variant, block.Options = name, options
+        _VARIANTS[name] = block
+        return block
+
+    return add
+
+
+def variants() -> dict[str, type[MemoryBlock]]:
+    """All registered blocks by name. Every module of this package is imported once, so a new file is enough."""
+    package = importlib.import_module("models")
+    for module in pkgutil.iter_modules(package.__path__, "models."):
+        importlib.import_module(module.name)
+    return dict(sorted(_VARIANTS.items()))
+
+
+def variant(name: str) -> type[MemoryBlock]:
+    """The block registered as ``name``.
+
+    Raises:
+        ValueError: No variant has this name.
+    """
+    known = variants()
+    if name not in known:
+        raise ValueError(f"unknown model {name!r}{did_you_mean(name, known)}; there are: {', '.join(known)}")
+    return known[name]
+
+
+def make_options(options_class: type, values: dict[str, Any], owner: str) -> Any:
+    """Build a dataclass of options from plain values.
+
+    Raises:
+        ValueError: A key is not an option of ``options_class``.
+    """
+    known = [field.name for field in fields(options_class)]
+    for key in values:
+        if key not in known:
+            raise ValueError(f"unknown option {key!r} for {owner}{did_you_mean(key, known)}; it has: {', '.join(known)}")
+    return options_class(**values)
+
+
+def detach(state: Any) -> Any:
+    """The same state without its autograd history."""
+    if isinstance(state, Tensor):
+        return state.detach()
+    if isinstance(state, tuple):
+        parts = [detach(part) for part in state]
+        return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+    return state
+
+
+def tensors(state: Any) -> list[Tensor]:
+    """All tensors of a state, in order."""
+    if isinstance(state, Tensor):
+        return [state]
+    if isinstance(state, tuple):
+        return [tensor for part in state for tensor in tensors(part)]
+    return []
+
+
+def empty_cache(block: MemoryBlock, batch_size: int) -> Tensor:
+    """Keys or values of no token at all, ``[B, H, 0, d]``."""
+    parameter = next(block.parameters())
+    shape = (batch_size, block.config.num_heads, 0, block.config.head_width)
+    return torch.empty(shape, dtype=parameter.dtype, device=parameter.device)

@@ -1,0 +1,1 @@
+"""Parameter-free functions on tensors ``[B, H, T, d]``."""

@@ -1,0 +1,78 @@
+"""Causal Luna attention in chunks, with running sums instead of outer products per position.
+
+    pi_j  = omega(p k^pack_j)                              activations of the M packing queries      (no softmax over j)
+    u_t   = softmax_M( 1/t · sum_{j<=t} (q_t . k_j) pi_j )
+    y_t   = 1/t · sum_{j<=t} (u_t . pi_j) v_j
+
+Both sums are unnormalised linear attentions, so a chunk needs its own part (two small triangular products) and two running
+sums from before it: ``sum k_j pi_j^T`` [d, M] and ``sum pi_j v_j^T`` [M, d]. All chunks run at once; the sums before each
+chunk are an exclusive prefix (shift, then cumsum: subtracting afterwards would leak roundings of the future), in float32 or better.
+Time and memory are linear in T; nothing of size T·M·d is ever built.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+
+class LunaSums(NamedTuple):
+    """What the tokens so far leave behind."""
+
+    key_pack: Float[Tensor, "B H d M"]
+    """sum_j k_j pi_j^T."""
+    pack_value: Float[Tensor, "B H M d"]
+    """sum_j pi_j v_j^T."""
+
+
+def causal_luna(
+    q: Float[Tensor, "B H T d"],
+    k: Float[Tensor, "B H T d"],
+    v: Float[Tensor, "B H T d"],
+    pack: Float[Tensor, "B H T M"],
+    sums: LunaSums,
+    *,
+    num_before: int,
+    chunk_len: int = 64,
+    dropout: float = 0.0,
+) -> tuple[Float[Tensor, "B H T d"], LunaSums]:
+    """Causal Luna over T new tokens.
+
+    Args:
+        q: Queries, already scaled.
+        k: Keys.
+        v: Values.
+        pack: pi, the activations of the packing; zero where a token is padding.
+        sums: Running sums of the tokens before.
+        num_before: How many tokens those were.
+        chunk_len: Tokens per chunk: speed only.
+        dropout: On the unpacking weights u.
+    """
+    num_tokens = q.shape[2]
+    chunk_len = min(chunk_len, num_tokens)
+    padding = -num_tokens % chunk_len
+    if padding:
+        # Zeros at the end add nothing to the sums, and no real token looks at them.
+        q, k, v, pack = (functional.pad(x, (0, 0, 0, padding)) for x in (q, k, v, pack))
+    counts = torch.arange(num_before + 1, num_before + 1 + q.shape[2], device=q.device)
+    q, k, v, pack = (x.unflatten(2, (-1, chunk_len)) for x in (q, k, v, pack))  # [B, H, N, C, ·]
+    inverse = (1.0 / counts).to(q.dtype).view(-1, chunk_len, 1)  # [N, C, 1]
+
+    before_key_pack, key_pack = _running(k.transpose(-1, -2), pack, sums.key_pack)
+    scores = (q @ k.transpose(-1, -2)).tril() @ pack + q @ before_key_pack.to(q.dtype)
+    unpack = functional.dropout((scores * inverse).softmax(dim=-1), dropout)  # u [B, H, N, C, M]
+    before_pack_value, pack_value = _running(pack.transpose(-1, -2), v, sums.pack_value)
+    y = (unpack @ pack.transpose(-1, -2)).tril() @ v + unpack @ before_pack_value.to(q.dtype)
+    y = (y * inverse).flatten(2, 3)[:, :, :num_tokens]
+    return y, LunaSums(key_pack, pack_value)
+
+
+def _running(left: Tensor, right: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums before each chunk ``[B, H, N, ·, ·]`` and after the last, of the chunks' products ``left @ right``."""
+    dtype = start.dtype
+    with torch.autocast(left.device.type, enabled=False):
+        products = left.to(dtype) @ right.to(dtype)
+        total = torch.cat((start.unsqueeze(2), products), dim=2).cumsum(dim=2)
+    return total[:, :, :-1], total[:, :, -1]

@@ -1,0 +1,134 @@
+"""Layers that the variants share: norms, residual steps, feed-forward, projections into heads, rotary positions."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.block import BackboneConfig
+
+
+def make_norm(config: BackboneConfig) -> nn.Module:
+    """LayerNorm or RMSNorm over the width."""
+    return nn.LayerNorm(config.width) if config.norm == "layer" else nn.RMSNorm(config.width, eps=1e-5)
+
+
+class Residual(nn.Module):
+    """One residual step around a function f, with the norm before it or after the sum.
+
+    pre:  y = x + dropout(f(norm(x)))        post:  y = norm(x + dropout(f(x)))
+
+    The step is split in two calls, since memory variants stand between them (FAM drops the residual of its first update,
+    Luna sends two streams through).
+    """
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        self.norm = make_norm(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.pre = config.norm_position == "pre"
+
+    def before(self, x: Float[Tensor, "*B T D"]) -> Float[Tensor, "*B T D"]:
+        """What f is given."""
+        return self.norm(x) if self.pre else x
+
+    def after(self, x: Float[Tensor, "*B T D"] | None, y: Float[Tensor, "*B2 T D"]) -> Float[Tensor, "*B2 T D"]:
+        """Put f's output ``y`` on the residual ``x`` (None stands for zero)."""
+        y = self.dropout(y)
+        y = y if x is None else x + y
+        return y if self.pre else self.norm(y)
+
+
+class FeedForward(nn.Module):
+    """down(gelu(up x)), or gated: down(silu(gate x) * up x)."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        self.gated = config.ffn == "gated"
+        self.up = nn.Linear(config.width, config.ffn_width * (2 if self.gated else 1))
+        self.down = nn.Linear(config.ffn_width, config.width)
+
+    def forward(self, x: Float[Tensor, "*B T D"]) -> Float[Tensor, "*B T D"]:
+        """Applied to each row alone."""
+        hidden = self.up(x)
+        if self.gated:
+            gate, hidden = hidden.chunk(2, dim=-1)
+            return self.down(functional.silu(gate) * hidden)
+        return self.down(functional.gelu(hidden))
+
+
+def split_heads(x: Float[Tensor, "B T D"], num_heads: int) -> Float[Tensor, "B H T d"]:
+    """Cut the width into heads."""
+    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x: Float[Tensor, "B H T d"]) -> Float[Tensor, "B T D"]:
+    """Put the heads side by side again."""
+    return x.transpose(1, 2).flatten(2)
+
+
+class SelfProjection(nn.Module):
+    """Queries, keys and values of the same rows in one matrix product, and the output projection."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.out = nn.Linear(config.width, config.width)
+
+    def forward(
+        self, x: Float[Tensor, "B T D"]
+    ) -> tuple[Float[Tensor, "B H T d"], Float[Tensor, "B H T d"], Float[Tensor, "B H T d"]]:
+        """Queries, keys, values."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        return q, k, v
+
+    def keys_and_values(
+        self, x: Float[Tensor, "B T D"]
+    ) -> tuple[Float[Tensor, "B H T d"], Float[Tensor, "B H T d"]]:
+        """Keys and values alone, with the same weights."""
+        width = x.shape[-1]
+        both = functional.linear(x, self.qkv.weight[width:], self.qkv.bias[width:])
+        k, v = both.unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        return k, v
+
+    def output(self, heads: Float[Tensor, "B H T d"]) -> Float[Tensor, "B T D"]:
+        """Merge the heads and project."""
+        return self.out(merge_heads(heads))
+
+
+class Rotation(NamedTuple):
+    """Cosines and sines of RoPE for a run of positions."""
+
+    cos: Float[Tensor, "*B T half"]
+    sin: Float[Tensor, "*B T half"]
+
+    def rows(self, start: int, stop: int) -> "Rotation":
+        """The rotation of the positions ``start:stop`` of this run."""
+        return Rotation(self.cos[..., start:stop, :], self.sin[..., start:stop, :])
+
+
+def rotation(
+    positions: Int[Tensor, "*B T"], config: BackboneConfig, dtype: torch.dtype = torch.float32
+) -> Rotation:
+    """RoPE's angles (arXiv 2104.09864, eq. 14) for absolute positions.
+
+    The angles are computed in float64 and only their cosines are rounded, so that a position of a million is as exact as
+    a position of one.
+    """
+    base = 10_000.0 if config.rope_base is None else config.rope_base
+    half = config.head_width // 2
+    wavelengths = torch.arange(half, dtype=torch.float64, device=positions.device) / half
+    angles = positions.to(torch.float64).unsqueeze(-1) * base**-wavelengths
+    return Rotation(angles.cos().to(dtype), angles.sin().to(dtype))
+
+
+def rotate(x: Float[Tensor, "B H T d"], angles: Rotation | None) -> Float[Tensor, "B H T d"]:
+    """Turn the pairs (x_i, x_{i+d/2}) by their position's angles; None leaves them."""
+    if angles is None:
+        return x
+    first, second = x.chunk(2, dim=-1)
+    cos, sin = angles.cos.to(x.dtype), angles.sin.to(x.dtype)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
