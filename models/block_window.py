@@ -97,7 +97,7 @@ class BlockWindowBlock(MemoryBlock):
         x = stream.tokens
         state = state or self.init_state(x.shape[0])
         past = KeyValue(state.keys, state.values)
-        angles = self._angles(state.position, x.shape[1], x.device)
+        angles = self._angles(state.position, x)
         h = self.attend.before(x)
         q, k, v = self.project(h)
         own = KeyValue(rotate(k, angles), v)
@@ -122,10 +122,10 @@ class BlockWindowBlock(MemoryBlock):
         cache = trim(join([past, memory]), self.options.block_len, self.options.memory_blocks)
         return Stream(x, stream.memory), WindowState(*cache, position=state.position + stream.tokens.shape[1])
 
-    def _angles(self, start: int, num_tokens: int, device: torch.device) -> Rotation | None:
+    def _angles(self, start: int, x: Tensor) -> Rotation | None:
         if not self.config.rotary:
             return None
-        return rotation(torch.arange(start, start + num_tokens, device=device), self.config)
+        return rotation(torch.arange(start, start + x.shape[1], device=x.device), self.config, x)
 
     def state_size(self, seq_len: int) -> int:
         """At most 2·(m+1)·S·D."""

@@ -141,7 +141,7 @@ class FamBlock(MemoryBlock):
             state = state._replace(fam=prompt)
         past = KeyValue(state.keys, state.values)
 
-        angles = self._angles(past.length, state.position, x.shape[1], x.device)
+        angles = self._angles(past.length, state.position, x)
         token_angles = angles and angles.rows(self._num_before(past.length), len(angles.cos))
         q, k, v = self.project(self.attend.before(x))
         own = KeyValue(rotate(k, token_angles), v)
@@ -201,7 +201,7 @@ class FamBlock(MemoryBlock):
 
     def _carry_prompt(self, prompt: Float[Tensor, "B2 F D"]) -> Float[Tensor, "B2 F D"]:
         """The prompt's own pass through this layer: slots see each other and nothing else."""
-        angles = self._angles(0, 0, 0, prompt.device)
+        angles = self._angles(0, 0, prompt[:, :0])
         q, k, v = self.project(self.attend.before(prompt))
         y = attention(rotate(q, angles), rotate(k, angles), v, dropout=self._dropout)
         a = self.attend.after(prompt, self.project.output(y))
@@ -215,12 +215,12 @@ class FamBlock(MemoryBlock):
         """Rows of :meth:`_angles` before the first new token: the FAM's own, and the open block's."""
         return self.options.fam_len + num_past % self.options.block_len
 
-    def _angles(self, num_past: int, position: int, num_tokens: int, device: torch.device) -> Rotation | None:
+    def _angles(self, num_past: int, position: int, x: Tensor) -> Rotation | None:
         """RoPE from the FAM's first place before the open block to the last new token."""
         if not self.config.rotary:
             return None
         start = position - self._num_before(num_past)
-        return rotation(torch.arange(start, position + num_tokens, device=device), self.config)
+        return rotation(torch.arange(start, position + x.shape[1], device=x.device), self.config, x)
 
     def _fam_angles(self, angles: Rotation | None, index: int) -> Rotation | None:
         """The last F positions before block ``index`` of this call."""
@@ -232,7 +232,7 @@ class FamBlock(MemoryBlock):
         if state.prompt_offset is None:
             return self._fam_angles(angles, index)
         places = torch.arange(-self.options.fam_len, 0, device=state.keys.device)
-        return rotation((places - state.prompt_offset[:, None])[:, None], self.config)
+        return rotation((places - state.prompt_offset[:, None])[:, None], self.config, state.keys)
 
     def memory(self, stream: Stream, state: FamState) -> Float[Tensor, "B M D2"] | None:
         """F_τ after the last whole block."""

@@ -110,25 +110,34 @@ class Rotation(NamedTuple):
         return Rotation(self.cos[..., start:stop, :], self.sin[..., start:stop, :])
 
 
-def rotation(
-    positions: Int[Tensor, "*B T"], config: BackboneConfig, dtype: torch.dtype = torch.float32
-) -> Rotation:
-    """RoPE's angles (arXiv 2104.09864, eq. 14) for absolute positions.
+def rotation(positions: Int[Tensor, "*B T"], config: BackboneConfig, like: Tensor) -> Rotation:
+    """RoPE's angles (arXiv 2104.09864, eq. 14) for absolute positions, on the device and with the precision of ``like``.
 
-    The angles are computed in float64 and only their cosines are rounded, so that a position of a million is as exact as
-    a position of one.
+    The angles are computed in float64 and only their cosines are rounded (to float32 or better), so that a position of a
+    million is as exact as a position of one.
     """
     base = 10_000.0 if config.rope_base is None else config.rope_base
     half = config.head_width // 2
-    wavelengths = torch.arange(half, dtype=torch.float64, device=positions.device) / half
-    angles = positions.to(torch.float64).unsqueeze(-1) * base**-wavelengths
-    return Rotation(angles.cos().to(dtype), angles.sin().to(dtype))
+    # Apple's GPUs have no float64.
+    positions = positions.cpu() if positions.device.type == "mps" else positions
+    wavelengths = base ** -(torch.arange(half, dtype=torch.float64, device=positions.device) / half)
+    angles = positions.to(torch.float64).unsqueeze(-1) * wavelengths
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return Rotation(angles.cos().to(like.device, dtype), angles.sin().to(like.device, dtype))
 
 
 def rotate(x: Float[Tensor, "B H T d"], angles: Rotation | None) -> Float[Tensor, "B H T d"]:
-    """Turn the pairs (x_i, x_{i+d/2}) by their position's angles; None leaves them."""
+    """Turn the pairs (x_{2i}, x_{2i+1}) by their position's angles; None leaves them."""
     if angles is None:
         return x
-    first, second = x.chunk(2, dim=-1)
-    cos, sin = angles.cos.to(x.dtype), angles.sin.to(x.dtype)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    pairs = x.to(dtype).unflatten(-1, (-1, 2))
+    cos, sin = angles.cos.to(dtype), angles.sin.to(dtype)
+    if torch.compiler.is_compiling():
+        # Inductor has no complex kernels, but fuses this.
+        real, imaginary = pairs.unbind(dim=-1)
+        turned = torch.stack((real * cos - imaginary * sin, imaginary * cos + real * sin), dim=-1)
+    else:
+        # One pass over x instead of seven.
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(cos, sin))
+    return turned.flatten(-2).to(x.dtype)

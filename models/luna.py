@@ -163,7 +163,7 @@ class LunaBlock(MemoryBlock):
         k, v = self._keys_and_values(self.unpack_context(context))
         if self.config.rotary:
             places = torch.arange(state.position, state.position + num_tokens, device=context.device)
-            angles = rotation(places, self.config)
+            angles = rotation(places, self.config, context)
             q, k = rotate(q, angles), rotate(k, angles)
         y, sums = causal_luna(
             q,

@@ -62,7 +62,7 @@ class TransformerBlock(MemoryBlock):
         q, k, v = self.project(self.attend.before(x))
         angles = None
         if self.config.rotary:
-            angles = rotation(torch.arange(start, start + x.shape[1], device=x.device), self.config)
+            angles = rotation(torch.arange(start, start + x.shape[1], device=x.device), self.config, x)
         own = KeyValue(rotate(k, angles), v)
         seen = join([KeyValue(*state), own])
         dropout = self.config.attention_dropout if self.training else 0.0
