@@ -1,12 +1,14 @@
 """The backbone that all variants share: embedding, positions, the stack of blocks, the final norm, the head.
 
+::
+
     tokens ──► embed ──► block 1 ──► … ──► block L ──► norm ──► head ──► logits
     stream   memory ─────►  │  ────► … ────►  │                 (up the depth)
     state    before ─────►  │                 │  ─────► after    (along time, one per block)
 """
 
 from dataclasses import fields
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -53,15 +55,20 @@ class Model(nn.Module):
         self.positions = nn.Parameter(torch.empty(max_len + has_cls, config.width)) if config.learned else None
         self.learned_memory = nn.Parameter(torch.empty(num_slots, config.width)) if num_slots else None
         self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(block(config, options, causal=causal) for _ in range(config.depth))
+        self.stack = nn.ModuleList(block(config, options, causal=causal) for _ in range(config.depth))
         self.norm = make_norm(config) if config.norm_position == "pre" else nn.Identity()
         self.head = _make_head(config, vocab_size, num_classes, pair)
-        if self.pooling == "memory" and self._memory_without_tokens():
+        if self.pooling == "memory" and self.learned_memory is None:
             raise ValueError(f"backbone.pooling=memory: {self.variant} has no memory to pool; use mean or cls")
         self._initialise()
 
+    @property
+    def blocks(self) -> list[MemoryBlock]:
+        """The stack, bottom first."""
+        return cast(list[MemoryBlock], list(self.stack))
+
     def _initialise(self) -> None:
-        """Xavier for matrices (as Luna's authors), zero biases, N(0, 1/D) for whatever enters the stream at the bottom."""
+        """Xavier for matrices (as Luna's authors), zero biases, N(0, 1/D) for all that enters at the bottom."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -70,9 +77,6 @@ class Model(nn.Module):
         for parameter in (self.embedding.weight, self.positions, self.learned_memory):
             if parameter is not None:
                 nn.init.normal_(parameter, std=self.config.width**-0.5)
-
-    def _memory_without_tokens(self) -> bool:
-        return self.learned_memory is None
 
     def init_state(self, batch_size: int) -> ModelState:
         """The state before the first token (the same as passing None)."""
@@ -83,7 +87,7 @@ class Model(nn.Module):
         tokens: Int[Tensor, "B *P T"],
         mask: Bool[Tensor, "B *P T"] | None = None,
         state: ModelState | None = None,
-    ) -> tuple[Float[Tensor, "B *any"], ModelState]:
+    ) -> tuple[Float[Tensor, "B ..."], ModelState]:
         """Logits and the state after these tokens.
 
         Args:
@@ -117,14 +121,14 @@ class Model(nn.Module):
         x, state, memory = self._run(tokens, mask, state)
         if self.pooling == "cls":
             return x[:, 0], state
-        if self.pooling == "memory":
+        if memory is not None:
             return memory.mean(dim=1), state
         return mean_pool(x, mask), state
 
     def _run(
         self, tokens: Tensor, mask: Tensor | None, state: ModelState | None
     ) -> tuple[Float[Tensor, "B T D"], ModelState, Float[Tensor, "B M D"] | None]:
-        """Embed, walk up the blocks, norm. The last output is the top block's memory."""
+        """Embed, walk up the blocks, norm. The last output is the top block's memory, where it is pooled."""
         start = 0 if state is None else state.position
         x, mask = self._embed(tokens, mask, start)
         memory = None if self.learned_memory is None else self.dropout(self.learned_memory)[None]
@@ -133,7 +137,8 @@ class Model(nn.Module):
             stream, block_state = block(stream, before, mask)
             after.append(block_state)
         top = self.blocks[-1].memory(stream, after[-1]) if self.pooling == "memory" else None
-        return self.norm(stream.tokens), ModelState(start + x.shape[1], tuple(after)), top if top is None else self.norm(top)
+        state = ModelState(start + x.shape[1], tuple(after))
+        return self.norm(stream.tokens), state, None if top is None else self.norm(top)
 
     def _embed(self, tokens: Tensor, mask: Tensor | None, start: int) -> tuple[Tensor, Tensor | None]:
         """Embedding, the CLS vector in front, and learned positions."""
@@ -155,7 +160,8 @@ class Model(nn.Module):
         """For each block, its memory in this state as rows; None where it has none that travels along time."""
         probe = next(tensor for tensor in (*tensors(state), self.embedding.weight))
         no_tokens = self.embedding.weight.new_empty(probe.shape[0], 0, self.config.width)
-        return [block.memory(Stream(no_tokens, None), layer) for block, layer in zip(self.blocks, state.layers, strict=True)]
+        stream = Stream(no_tokens, None)
+        return [block.memory(stream, layer) for block, layer in zip(self.blocks, state.layers, strict=True)]
 
     def state_size(self, seq_len: int) -> int:
         """Numbers carried along time for one sequence after ``seq_len`` tokens, all layers."""
@@ -235,5 +241,12 @@ def build_model(
     if vocab_size < 1 or max_len < 1:
         raise ValueError(f"vocab_size={vocab_size} and max_len={max_len} must be at least 1")
     return Model(
-        block, config, options, vocab_size=vocab_size, max_len=max_len, num_classes=num_classes, causal=causal, pair=pair
+        block,
+        config,
+        options,
+        vocab_size=vocab_size,
+        max_len=max_len,
+        num_classes=num_classes,
+        causal=causal,
+        pair=pair,
     )

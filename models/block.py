@@ -78,7 +78,9 @@ class BackboneConfig:
                 "choose an even width / num_heads"
             )
         if self.rope_base is not None and not self.rotary:
-            raise ValueError(f"backbone.rope_base has no effect with backbone.positions={self.positions}: leave it null")
+            raise ValueError(
+                f"backbone.rope_base has no effect with backbone.positions={self.positions}: leave it null"
+            )
 
     @property
     def head_width(self) -> int:
@@ -123,9 +125,7 @@ class MemoryBlock(nn.Module):
         """The state before the first token: a NamedTuple of tensors (and the plain counters beside them)."""
         raise NotImplementedError
 
-    def forward(
-        self, stream: Stream, state: Any | None, mask: Bool[Tensor, "B T"] | None = None
-    ) -> tuple[Stream, Any]:
+    def forward(self, stream: Stream, state: Any | None, mask: Bool[Tensor, "B T"] | None = None) -> tuple[Stream, Any]:
         """Read the memory, write it, and hand both rivers on.
 
         Args:
@@ -200,7 +200,9 @@ def make_options(options_class: type, values: dict[str, Any], owner: str) -> Any
     known = [field.name for field in fields(options_class)]
     for key in values:
         if key not in known:
-            raise ValueError(f"unknown option {key!r} for {owner}{did_you_mean(key, known)}; it has: {', '.join(known)}")
+            raise ValueError(
+                f"unknown option {key!r} for {owner}{did_you_mean(key, known)}; it has: {', '.join(known)}"
+            )
     return options_class(**values)
 
 

@@ -1,7 +1,7 @@
 """Block sliding window attention (BSWA), with the Transformer-XL arm as an option.
 
-Paper: "TransformerFAM", arXiv 2404.09173, section 2.1 and algorithm 1 (its baseline; after Longformer, arXiv 2004.05150).
-Stop-gradient arm: Transformer-XL, arXiv 1901.02860, section 3.2 (the paper's M1_SG).
+Paper: "TransformerFAM", arXiv 2404.09173, section 2.1 and algorithm 1 (its baseline; after Longformer, arXiv
+2004.05150). Stop-gradient arm: Transformer-XL, arXiv 1901.02860, section 3.2 (the paper's M1_SG).
 
     K^_t = [K_{τ-m..τ-1} ; K_{τ,<=t}]      V^ alike                      keys that token t of block τ sees
     A_τ  = Attn(Q_τ, K^, V^) + I_τ                                       (alg. 1)
@@ -11,12 +11,12 @@ Stop-gradient arm: Transformer-XL, arXiv 1901.02860, section 3.2 (the paper's M1
 |---|---|
 | B, block size | ``block_len`` |
 | m, memory segments | ``memory_blocks`` |
-| τ, block index | ``index`` in ``kernels/window.py`` |
+| τ, block index | ``number`` in ``kernels/window.py`` |
 | receptive field, depth·m blocks and the own one | :func:`receptive_field` |
 
 Deviations
-* ``causal=False`` (classification): a block is seen whole by its own tokens, and the m blocks before it as above; the paper
-  has no such setting.
+* ``causal=False`` (classification): a block is seen whole by its own tokens, and the m blocks before it as above; the
+  paper has no such setting.
 * ``stop_gradient``: the paper does not say where it cuts. As in Transformer-XL, the *inputs* of the memory blocks are
   detached and then projected, so that the projections still learn from them.
 """

@@ -3,8 +3,8 @@
 Paper: "TransformerFAM: Feedback attention is working memory", arXiv 2404.09173v3, section 2.2, algorithm 2, appendix B.
 There is no public code; where the paper is silent, the choice and its reason stand under "Choices".
 
-Each layer keeps F "virtual activations" (FAM). Tokens of block τ read F_{τ-1} beside their window; at the block's end the
-same activations, as queries, read the block, and go through the same projections and feed-forward to become F_τ.
+Each layer keeps F "virtual activations" (FAM). Tokens of block τ read F_{τ-1} beside their window; at the block's end
+the same activations, as queries, read the block, and go through the same projections and feed-forward to become F_τ.
 
     (Q,K,V)_τ = QKV(Norm(I_τ))            (Q^F,K^F,V^F)_{τ-1} = QKV(Norm(F_{τ-1}))     same weights, same norm
     tokens    a_t  = Attn(q_t, [K_{τ-m..τ-1} ; K^F_{τ-1} ; K_{τ,<=t}]) + i_t           O_τ = FF(Norm(A_τ)) + A_τ
@@ -17,19 +17,20 @@ same activations, as queries, read the block, and go through the same projection
 | F_0, the learned prompt as it arrives at this layer | ``stream.memory`` |
 | K^F_{τ-1}, V^F_{τ-1} as tokens of block τ read them | ``prefix`` |
 
-**Fast form.** F_τ depends on F_{τ-1} and on block τ's keys and values, never on its outputs. So a layer projects all its
-tokens at once, runs the chain over blocks with F rows only, and then lets all blocks attend: never block by block through
-the stack. The numbers are the same (tests/reference).
+**Fast form.** F_τ depends on F_{τ-1} and on block τ's keys and values, never on its outputs. So a layer projects all
+its tokens at once, runs the chain over blocks with F rows only, and then lets all blocks attend: never block by block
+through the stack. The numbers are the same (tests/reference).
 
 Choices (section numbers: the paper's)
-* B.1: the prompt is carried through the layers in a pass of its own (slots see each other, ordinary residuals), and each
-  layer takes what arrives as its F_0. Letting a layer start from the *updated* FAM of the layer below would leak the future
-  inside the first block. First update: the residual is zero, as F_0 holds no context.
-* B.2.1: F_τ takes the last F positions of block τ. Tokens read K^F_{τ-1} at the end of block τ-1; for the update, its queries
-  and keys stand at the end of block τ (figure 4 shows a copy there). F_0 stands at -F..-1.
+* B.1: the prompt is carried through the layers in a pass of its own (slots see each other, ordinary residuals), and
+  each layer takes what arrives as its F_0. Letting a layer start from the *updated* FAM of the layer below would leak
+  the future inside the first block. First update: the residual is zero, as F_0 holds no context.
+* B.2.1: F_τ takes the last F positions of block τ. Tokens read K^F_{τ-1} at the end of block τ-1; for the update, its
+  queries and keys stand at the end of block τ (figure 4 shows a copy there). F_0 stands at -F..-1.
 * No update before a block is full; a block with padding in it is never full.
-* B.2.2, random position offset: RoPE's scores depend on distances only, so an offset of *all* positions changes nothing
-  (proved in tests). It can only act on the distance to the prompt, whose positions are fixed: that is what the option does.
+* B.2.2, random position offset: RoPE's scores depend on distances only, so an offset of *all* positions changes
+  nothing (proved in tests). It can only act on the distance to the prompt, whose positions are fixed: that is what
+  the option does.
 * B.2.3, random state passing: one coin per step for all layers; batch item 0's last FAM is kept without gradient, all
   sequences start from it, and its residual stays. ``random_state_passing_from`` delays it, since it hurts from step 0.
 * ``causal=False`` (classification, not in the paper): tokens see their block whole; FAM flows from left to right.
@@ -43,6 +44,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 from models.block import BackboneConfig, MemoryBlock, Stream, empty_cache, register
 from models.block_window import blocks_at_once, cached_tokens, check_window
@@ -61,6 +63,8 @@ class FamOptions:
     """F, feedback activations per layer. 0 gives ``block_window``, exactly."""
     memory_blocks: int = 1
     """m, whole blocks before its own that a token sees."""
+    rescale: bool = False
+    """Ours, not the paper's: bring F_τ back to unit RMS after each update, as its ungated residual grows with time."""
     random_position_offset: bool = False
     """B.2.2, training only: half of the sequences see the prompt from a random distance."""
     random_state_passing: float = 0.0
@@ -83,8 +87,8 @@ class FamOptions:
             raise ValueError(f"model.random_state_passing_from={self.random_state_passing_from}: must lie in [0, 1)")
         if self.random_state_passing_from and not self.random_state_passing:
             raise ValueError("model.random_state_passing_from has no effect with model.random_state_passing=0")
-        if self.fam_len == 0 and (self.random_state_passing or self.random_position_offset):
-            raise ValueError("model.fam_len=0 leaves nothing for random_state_passing or random_position_offset to act on")
+        if self.fam_len == 0 and (self.rescale or self.random_state_passing or self.random_position_offset):
+            raise ValueError("model.fam_len=0: rescale, random_state_passing and random_position_offset have no effect")
 
 
 class FamState(NamedTuple):
@@ -106,6 +110,10 @@ class FamState(NamedTuple):
 @register("fam", FamOptions)
 class FamBlock(MemoryBlock):
     """Block sliding window attention with feedback attention memory."""
+
+    carried: Tensor
+    """Batch item 0's FAM after the last training step (random state passing)."""
+    has_carried: Tensor
 
     def __init__(self, config: BackboneConfig, options: FamOptions, *, causal: bool) -> None:
         super().__init__(config, options, causal=causal)
@@ -180,6 +188,7 @@ class FamBlock(MemoryBlock):
 
         prefix = []
         for index, block in enumerate(blocks):
+            assert state.fam is not None
             q, k, v = (rows.expand(batch_size, -1, -1, -1) for rows in self.project(self.attend.before(state.fam)))
             prefix.append(KeyValue(rotate(k, self._read_angles(state, angles, index)), v))
             if block.length < size:
@@ -197,7 +206,8 @@ class FamBlock(MemoryBlock):
         seen = join([KeyValue(rotate(k, angles), v), block])
         y = self.project.output(attention(rotate(q, angles), *seen, dropout=self._dropout))
         a = self.attend.after(None if state.is_prompt else state.fam, y)
-        return self.feed.after(a, self.ffn(self.feed.before(a)))
+        updated = self.feed.after(a, self.ffn(self.feed.before(a)))
+        return functional.rms_norm(updated, updated.shape[-1:]) if self.options.rescale else updated
 
     def _carry_prompt(self, prompt: Float[Tensor, "B2 F D"]) -> Float[Tensor, "B2 F D"]:
         """The prompt's own pass through this layer: slots see each other and nothing else."""
@@ -243,9 +253,9 @@ class FamBlock(MemoryBlock):
         generator = torch.Generator().manual_seed(seed)
         coins = torch.rand(2, batch_size + 1, generator=generator)
         state = self.init_state(batch_size)
-        if self.options.random_state_passing and progress >= self.options.random_state_passing_from:
-            if bool(self.has_carried) and coins[0, -1] < self.options.random_state_passing:
-                state = state._replace(fam=self.carried.expand(batch_size, -1, -1), is_prompt=False)
+        passing = self.options.random_state_passing > 0 and progress >= self.options.random_state_passing_from
+        if passing and bool(self.has_carried) and coins[0, -1] < self.options.random_state_passing:
+            state = state._replace(fam=self.carried.expand(batch_size, -1, -1), is_prompt=False)
         if self.options.random_position_offset:
             longest = 2 * math.pi * (self.config.rope_base or 10_000.0)
             offset = (coins[0, :-1] * longest).long() * (coins[1, :-1] < 0.5)
@@ -255,7 +265,7 @@ class FamBlock(MemoryBlock):
     @torch.no_grad()
     def remember(self, state: FamState) -> None:
         """Keep the first sequence's FAM for a later step."""
-        if self.options.random_state_passing and not state.is_prompt:
+        if self.options.random_state_passing and state.fam is not None and not state.is_prompt:
             self.carried.copy_(state.fam[0])
             self.has_carried.fill_(True)
 

@@ -20,8 +20,8 @@ class Residual(nn.Module):
 
     pre:  y = x + dropout(f(norm(x)))        post:  y = norm(x + dropout(f(x)))
 
-    The step is split in two calls, since memory variants stand between them (FAM drops the residual of its first update,
-    Luna sends two streams through).
+    The step is split in two calls, since memory variants stand between them (FAM drops the residual of its first
+    update, Luna sends two streams through).
     """
 
     def __init__(self, config: BackboneConfig) -> None:
@@ -85,9 +85,7 @@ class SelfProjection(nn.Module):
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         return q, k, v
 
-    def keys_and_values(
-        self, x: Float[Tensor, "B T D"]
-    ) -> tuple[Float[Tensor, "B H T d"], Float[Tensor, "B H T d"]]:
+    def keys_and_values(self, x: Float[Tensor, "B T D"]) -> tuple[Float[Tensor, "B H T d"], Float[Tensor, "B H T d"]]:
         """Keys and values alone, with the same weights."""
         width = x.shape[-1]
         both = functional.linear(x, self.qkv.weight[width:], self.qkv.bias[width:])
@@ -111,10 +109,10 @@ class Rotation(NamedTuple):
 
 
 def rotation(positions: Int[Tensor, "*B T"], config: BackboneConfig, like: Tensor) -> Rotation:
-    """RoPE's angles (arXiv 2104.09864, eq. 14) for absolute positions, on the device and with the precision of ``like``.
+    """RoPE's angles (arXiv 2104.09864, eq. 14) for absolute positions, on the device of ``like`` and as precise.
 
-    The angles are computed in float64 and only their cosines are rounded (to float32 or better), so that a position of a
-    million is as exact as a position of one.
+    The angles are computed in float64 and only their cosines are rounded (to float32 or better), so that a position
+    of a million is as exact as a position of one.
     """
     base = 10_000.0 if config.rope_base is None else config.rope_base
     half = config.head_width // 2

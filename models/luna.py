@@ -8,9 +8,12 @@ Bidirectional. M memory vectors P read the sequence (*pack*), and the sequence r
     Y_P = Attn(P, C)        softmax over positions            Y_X = Attn(X, Y_P)      softmax over the M slots
     X_A = LN(X + Y_X)       P' = LN(P + Y_P)                  X'  = LN(X_A + FFN(X_A))
 
-P enters the bottom layer as a learned parameter, and each later layer takes the layer below's P'. P gets no feed-forward.
+P enters the bottom layer as a learned parameter, and each later layer takes the layer below's P'. P gets no
+feed-forward.
 
-Causal (section 3.3). Nothing is packed across positions, as that would show the future; with f(x, y, z)_t = 1/t x_t sum_{j<=t} y_j^T z_j:
+Causal (section 3.3). Nothing is packed across positions, as that would show the future. With
+
+    f(x, y, z)_t = 1/t x_t sum_{j<=t} y_j^T z_j
 
     pi = omega(P Wp (C Wc)^T)^T        u = softmax_M(f(X Wq, C Wk, pi))        Y = f(u, pi, C Wv)
 
@@ -26,9 +29,9 @@ Causal (section 3.3). Nothing is packed across positions, as that would show the
 Deviations
 * Post-norm is the paper's; pre-norm hands the normed streams to the attentions and norms both at the end.
 * The authors cut P to the sequence's length where that is shorter than M; here P always has M slots.
-* Causal: P is static (a query only), and every layer takes the same P from the bottom, as there is no encoder to fill it.
-  Positions may be learned, as in the paper, or rotary: f is a linear attention without normaliser, so RoPE on its queries
-  and keys is well defined, and lets it run past any length. Padding packs nothing.
+* Causal: P is static (a query only), and every layer takes the same P from the bottom, as there is no encoder to fill
+  it. Positions may be learned, as in the paper, or rotary: f is a linear attention without normaliser, so RoPE on its
+  queries and keys is well defined, and lets it run past any length. Padding packs nothing.
 * Bidirectional Luna cannot use RoPE: slots have no position to rotate against. Asking for it is an error.
 """
 
@@ -139,11 +142,10 @@ class LunaBlock(MemoryBlock):
         # At the bottom P is one for the whole batch: it is projected once.
         pack_query = self._heads(self.pack_query(normed)).expand(context.shape[0], -1, -1, -1)
         key_mask = None if mask is None else visible(mask)
-        packed = attention(pack_query, *self._keys_and_values(self.pack_context(context)), mask=key_mask, dropout=dropout)
-        packed = merge_heads(packed)
-        y = attention(
-            self._heads(self.query(context)), *self._keys_and_values(self.unpack_context(packed)), dropout=dropout
-        )
+        keys, values = self._keys_and_values(self.pack_context(context))
+        packed = merge_heads(attention(pack_query, keys, values, mask=key_mask, dropout=dropout))
+        keys, values = self._keys_and_values(self.unpack_context(packed))
+        y = attention(self._heads(self.query(context)), keys, values, dropout=dropout)
         memory = memory + self.attend.dropout(packed)
         return merge_heads(y), memory if self.attend.pre else self.memory_norm(memory)
 
@@ -151,6 +153,8 @@ class LunaBlock(MemoryBlock):
         self, context: Tensor, memory: Tensor, state: LunaState, mask: Tensor | None
     ) -> tuple[Float[Tensor, "B T D"], LunaState]:
         """Y before its output projection, and the running sums."""
+        assert state.key_pack is not None
+        assert state.pack_value is not None
         scale = 1.0 / math.sqrt(self.config.head_width)
         num_tokens = context.shape[1]
         pack_query = self._heads(self.pack_query(memory)) * scale

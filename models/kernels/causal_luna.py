@@ -4,10 +4,10 @@
     u_t   = softmax_M( 1/t · sum_{j<=t} (q_t . k_j) pi_j )
     y_t   = 1/t · sum_{j<=t} (u_t . pi_j) v_j
 
-Both sums are unnormalised linear attentions, so a chunk needs its own part (two small triangular products) and two running
-sums from before it: ``sum k_j pi_j^T`` [d, M] and ``sum pi_j v_j^T`` [M, d]. All chunks run at once; the sums before each
-chunk are an exclusive prefix (shift, then cumsum: subtracting afterwards would leak roundings of the future), in float32 or better.
-Time and memory are linear in T; nothing of size T·M·d is ever built.
+Both sums are unnormalised linear attentions, so a chunk needs its own part (two small triangular products) and two
+running sums from before it: ``sum k_j pi_j^T`` [d, M] and ``sum pi_j v_j^T`` [M, d]. All chunks run at once; the sums
+before each chunk are an exclusive prefix (shift, then cumsum: subtracting afterwards would leak roundings of the
+future), in float32 or better. Time and memory are linear in T; nothing of size T·M·d is ever built.
 """
 
 from typing import NamedTuple

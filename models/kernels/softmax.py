@@ -25,7 +25,7 @@ def attention(
 
 
 def visible(key_mask: Bool[Tensor, "B K"]) -> Bool[Tensor, "B 1 1 K"]:
-    """A key mask as an attention mask. A row without any real key sees all (its output is never used, but stays finite)."""
+    """A key mask as an attention mask. A row without any real key sees all: it is never used, but stays finite."""
     return (key_mask | ~key_mask.any(dim=-1, keepdim=True))[:, None, None, :]
 
 

@@ -7,12 +7,12 @@ there is one (FAM's feedback slots). No mask of T x T is ever built; time and me
 Calls may stop anywhere inside a block: ``past`` holds the last m whole blocks and the open one, and always starts at a
 block border.
 
-Two choices make the cost per token flat in T: blocks are taken apart with ``split`` and put together with ``cat`` (a slice
-``k[:, :, a:b]`` inside the loop would give each block a gradient of full length), and each block's keys are gathered only
-when its turn comes.
+Two choices make the cost per token flat in T: blocks are taken apart with ``split`` and put together with ``cat`` (a
+slice ``k[:, :, a:b]`` inside the loop would give each block a gradient of full length), and each block's keys are
+gathered only when its turn comes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -59,8 +59,7 @@ def query_sizes(num_open: int, num_new: int, block_len: int) -> list[int]:
 
 def trim(cache: KeyValue, block_len: int, memory_blocks: int) -> KeyValue:
     """What the next call needs: the last ``memory_blocks`` whole blocks and the open one."""
-    whole, num_open = divmod(cache.length, block_len)
-    drop = max(0, whole - memory_blocks) * block_len
+    drop = max(0, cache.length // block_len - memory_blocks) * block_len
     if not drop:
         return cache
     # A copy, so that the dropped blocks are freed.
@@ -94,89 +93,109 @@ def window_attention(
         prefix: For each block touched by the new tokens, keys and values that all its queries see.
         causal: Inside a block, hide what comes after the query; otherwise the block is seen whole.
         key_mask: True where a new token is real.
-        blocks_at_once: How many whole blocks go through one fused call. Changes speed, not numbers: few keep the data in
-            a CPU's cache, many fill a GPU.
+        blocks_at_once: How many whole blocks go through one fused call. Changes speed, not numbers: few keep the
+            data in a CPU's cache, many fill a GPU.
         dropout: On attention weights.
     """
     num_open, num_past_blocks = past.length % block_len, past.length // block_len
-    own_blocks = split_blocks(join([past, own]), block_len)
-    seen_blocks = own_blocks if memory is None else split_blocks(join([past, memory]), block_len)
     sizes = query_sizes(num_open, q.shape[2], block_len)
+    own_blocks = split_blocks(join([past, own]), block_len)
+    memory_keys = own_blocks if memory is None else split_blocks(join([past, memory]), block_len)
     masks = _BlockMasks(key_mask, past.length, block_len, causal)
 
-    def gather(index: int) -> KeyValue:
-        """All that the queries of block ``index`` see: memory blocks, prefix, own block."""
-        before = seen_blocks[max(0, index - memory_blocks) : index]
-        extra = [prefix[index - num_past_blocks]] if prefix else []
-        return join([*before, *extra, own_blocks[index]])
+    blocks = []
+    for number, queries in enumerate(q.split(sizes, dim=2), start=num_past_blocks):
+        first = max(0, number - memory_blocks)
+        extra = [prefix[number - num_past_blocks]] if prefix else []
+        blocks.append(_Block(queries, first, number, [*memory_keys[first:number], *extra, own_blocks[number]]))
 
-    def first_key(index: int) -> int:
-        return max(0, index - memory_blocks)
+    def is_regular(block: _Block) -> bool:
+        """Whole, with all its memory blocks and without padding: such blocks share one shape and one mask."""
+        whole = block.queries.shape[2] == block_len and block.number - block.first == memory_blocks
+        return whole and not masks.padded(block)
 
-    outputs, queue = [], []
-
-    def flush() -> None:
-        """Send the queued blocks, which all have the same shape and mask, through one call."""
-        if not queue:
-            return
-        queries = torch.stack([q_block for q_block, _ in queue], dim=2).flatten(1, 2)  # [B, H·G, S, d]
-        seen = [gather(index) for _, index in queue]
-        keys = torch.stack([kv.keys for kv in seen], dim=2).flatten(1, 2)
-        values = torch.stack([kv.values for kv in seen], dim=2).flatten(1, 2)
-        mask = masks.causal_mask(queries.shape[2], keys.shape[2], q)
-        out = attention(queries, keys, values, mask=mask, dropout=dropout)
-        outputs.extend(out.unflatten(1, (q.shape[1], len(queue))).unbind(dim=2))
-        queue.clear()
-
-    for index, q_block in enumerate(q.split(sizes, dim=2), start=num_past_blocks):
-        whole = q_block.shape[2] == block_len and index >= memory_blocks
-        if blocks_at_once > 1 and whole and masks.none_padded(first_key(index), index):
-            queue.append((q_block, index))
-            if len(queue) == blocks_at_once:
-                flush()
-            continue
-        flush()
-        seen = gather(index)
-        num_extra = prefix[index - num_past_blocks].length if prefix else 0
-        mask = masks.mask(q_block, seen.length, first_key(index), index, num_extra)
-        outputs.append(attention(q_block, seen.keys, seen.values, mask=mask, dropout=dropout))
-    flush()
+    outputs: list[Tensor] = []
+    for group in _groups(blocks, blocks_at_once, is_regular):
+        outputs.extend(_attend(group, masks, dropout))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
+
+
+class _Block(NamedTuple):
+    """The queries of one block, and all that they see: memory blocks ``first..number-1``, prefix, own block."""
+
+    queries: Float[Tensor, "B H Q d"]
+    first: int
+    number: int
+    seen: list[KeyValue]
+
+    @property
+    def num_prefix(self) -> int:
+        """Keys of the prefix, which no padding mask speaks of."""
+        return self.seen[-2].length if len(self.seen) > 1 + self.number - self.first else 0
+
+
+def _groups(blocks: list[_Block], at_once: int, is_regular: Callable[[_Block], bool]) -> Iterator[list[_Block]]:
+    """Runs of up to ``at_once`` regular blocks; any other block stands alone."""
+    group: list[_Block] = []
+    for block in blocks:
+        regular = at_once > 1 and is_regular(block)
+        if group and (len(group) == at_once or not regular):
+            yield group
+            group = []
+        if regular:
+            group.append(block)
+        else:
+            yield [block]
+    if group:
+        yield group
+
+
+def _attend(group: list[_Block], masks: "_BlockMasks", dropout: float) -> Sequence[Float[Tensor, "B H Q d"]]:
+    """One fused call for a group of blocks; several ride side by side as further heads."""
+    seen = [join(block.seen) for block in group]
+    if len(group) == 1:
+        block = group[0]
+        mask = masks.mask(block, seen[0].length)
+        return [attention(block.queries, seen[0].keys, seen[0].values, mask=mask, dropout=dropout)]
+    queries = torch.stack([block.queries for block in group], dim=2).flatten(1, 2)  # [B, H·G, S, d]
+    keys = torch.stack([key_value.keys for key_value in seen], dim=2).flatten(1, 2)
+    values = torch.stack([key_value.values for key_value in seen], dim=2).flatten(1, 2)
+    out = attention(queries, keys, values, mask=masks.causal(queries, keys.shape[2]), dropout=dropout)
+    return out.unflatten(1, (-1, len(group))).unbind(dim=2)
 
 
 class _BlockMasks:
     """The masks of one call, each built once."""
 
     def __init__(self, key_mask: Tensor | None, num_past: int, block_len: int, causal: bool) -> None:
-        self.causal = causal
-        self.cache: dict[tuple[int, int], Tensor] = {}
-        self.blocks: tuple[Tensor, ...] | None = None
+        self.is_causal = causal
+        self.built: dict[tuple[int, int], Tensor] = {}
+        self.real: tuple[Tensor, ...] | None = None
         if key_mask is not None:
             past = key_mask.new_ones(key_mask.shape[0], num_past)
-            self.blocks = torch.cat((past, key_mask), dim=1).split(block_len, dim=1)
-            self.full = [bool(block.all()) for block in self.blocks]
+            self.real = torch.cat((past, key_mask), dim=1).split(block_len, dim=1)
+            self.has_padding = [not bool(block.all()) for block in self.real]
 
-    def none_padded(self, first: int, last: int) -> bool:
-        """Whether blocks ``first..last`` hold real tokens only."""
-        return self.blocks is None or all(self.full[first : last + 1])
+    def padded(self, block: _Block) -> bool:
+        """Whether padding lies anywhere in what a block sees."""
+        return self.real is not None and any(self.has_padding[block.first : block.number + 1])
 
-    def causal_mask(self, num_queries: int, num_keys: int, like: Tensor) -> Tensor | None:
+    def causal(self, queries: Tensor, num_keys: int) -> Tensor | None:
         """The causal mask inside a block; None where nothing is hidden."""
-        if not self.causal or num_queries == 1:
+        num_queries = queries.shape[2]
+        if not self.is_causal or num_queries == 1:
             return None
-        key = (num_queries, num_keys)
-        if key not in self.cache:
-            self.cache[key] = causal_mask(num_queries, num_keys, like)
-        return self.cache[key]
+        if (num_queries, num_keys) not in self.built:
+            self.built[num_queries, num_keys] = causal_mask(num_queries, num_keys, queries)
+        return self.built[num_queries, num_keys]
 
-    def mask(self, q: Tensor, num_keys: int, first: int, last: int, num_extra: int) -> Tensor | None:
-        """The mask of one block's queries over blocks ``first..last``, ``num_extra`` prefix keys before the last."""
-        causal = self.causal_mask(q.shape[2], num_keys, q)
-        if self.none_padded(first, last):
+    def mask(self, block: _Block, num_keys: int) -> Tensor | None:
+        """The mask of one block's queries over all that they see."""
+        causal = self.causal(block.queries, num_keys)
+        if self.real is None or not self.padded(block):
             return causal
-        assert self.blocks is not None
-        extra = self.blocks[last].new_ones(q.shape[0], num_extra)
-        real = visible(torch.cat((*self.blocks[first:last], extra, self.blocks[last]), dim=1))
+        prefix = self.real[block.number].new_ones(len(block.queries), block.num_prefix)
+        real = visible(torch.cat((*self.real[block.first : block.number], prefix, self.real[block.number]), dim=1))
         if causal is None:
-            return real.expand(-1, -1, q.shape[2], -1)
+            return real.expand(-1, -1, block.queries.shape[2], -1)
         return real & (causal == 0)
