@@ -1,0 +1,77 @@
+"""Passkey: where a key said once is still found, by length and depth.
+
+The rows that these functions take are those of :func:`experiments.results.load_slices`, one per run, length and depth.
+"""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+
+from analysis.style import colour, marker
+from experiments.results import bootstrap_interval
+
+
+def passkey_figure(slices: pd.DataFrame, reach: dict[str, int] | None = None) -> Figure:
+    """One map of exact match over length and depth for each variant, and below them all as curves over length.
+
+    Args:
+        slices: Columns ``model, seed, length_blocks, factor, depth, n, exact_match``.
+        reach: Receptive field in blocks, for variants whose window bounds it; drawn as a line.
+    """
+    models = list(dict.fromkeys(slices["model"]))
+    figure = Figure(figsize=(2.2 + 2.6 * len(models), 6.4), layout="constrained")
+    grid = figure.add_gridspec(2, len(models), height_ratios=(1.0, 1.15))
+    lengths = sorted(slices["length_blocks"].unique())
+    longest = slices.loc[slices["factor"] <= 1, "length_blocks"].max()
+    images = []
+    for column, model in enumerate(models):
+        axes = figure.add_subplot(grid[0, column])
+        rows = slices[slices["model"] == model]
+        images.append(_map(axes, rows, lengths))
+        axes.set_title(f"{model}  (n = {rows['seed'].nunique()} seeds)", fontsize=10)
+        axes.set_ylabel("depth of the key" if column == 0 else "")
+        _mark_lengths(axes, lengths, longest, (reach or {}).get(model))
+    figure.colorbar(images[-1], ax=figure.axes, label="exact match", shrink=0.85)
+    _curves(figure.add_subplot(grid[1, :]), slices, models, longest, reach or {})
+    return figure
+
+
+def _map(axes: Axes, rows: pd.DataFrame, lengths: list[int]) -> AxesImage:
+    """Mean exact match over seeds: depth against length, each cell with its number."""
+    table = rows.pivot_table(index="depth", columns="length_blocks", values="exact_match", aggfunc="mean")
+    table = table.reindex(columns=lengths).sort_index(ascending=False)
+    image = axes.imshow(table.to_numpy(), vmin=0, vmax=1, cmap="cividis", aspect="auto")
+    for (row, column), value in np.ndenumerate(table.to_numpy()):
+        if not np.isnan(value):
+            shade = "black" if value > 0.55 else "white"
+            axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=6.5, color=shade)
+    axes.set_xticks(range(len(lengths)), [str(length) for length in lengths], fontsize=7, rotation=90)
+    axes.set_yticks(range(len(table)), [f"{depth:g}" for depth in table.index], fontsize=7)
+    axes.set_xlabel("length in blocks")
+    return image
+
+
+def _mark_lengths(axes: Axes, lengths: list[int], longest: int, reach: int | None) -> None:
+    """A dashed line behind the longest training length, a dotted one where a window's reach ends."""
+    axes.axvline(lengths.index(longest) + 0.5, color="white", linestyle="--", linewidth=1.2)
+    if reach is not None:
+        axes.axvline(np.interp(reach, lengths, range(len(lengths))), color="red", linestyle=":", linewidth=1.6)
+
+
+def _curves(axes: Axes, slices: pd.DataFrame, models: list[str], longest: int, reach: dict[str, int]) -> None:
+    """Exact match over length, mean over depths; the band is the 95 % bootstrap interval over seeds."""
+    for model in models:
+        rows = slices[slices["model"] == model].groupby(["length_blocks", "seed"])["exact_match"].mean().unstack("seed")
+        axes.plot(rows.index, rows.mean(axis=1), marker=marker(model), color=colour(model), label=model, markersize=4)
+        bands = np.array([bootstrap_interval(values.dropna().to_numpy()) for _, values in rows.iterrows()])
+        axes.fill_between(rows.index, bands[:, 0], bands[:, 1], color=colour(model), alpha=0.18, linewidth=0)
+    axes.axvline(longest, color="grey", linestyle="--", linewidth=1, label=f"longest trained: {longest} blocks")
+    for model, blocks in reach.items():
+        label = f"reach of {model}: {blocks} blocks"
+        axes.axvline(blocks, color=colour(model), linestyle=":", linewidth=1.4, label=label)
+    axes.set(xscale="log", ylim=(-0.03, 1.03), xlabel="length of the prompt in blocks")
+    axes.set_ylabel("exact match, mean over depths")
+    axes.legend(fontsize=8, ncols=2)
+    axes.grid(alpha=0.25)

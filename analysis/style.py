@@ -1,0 +1,34 @@
+"""How figures look: one palette that colour-blind readers can tell apart, one marker per variant for print in grey."""
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette.
+COLOURS = {
+    "transformer": "#000000",
+    "block_window": "#E69F00",
+    "luna": "#009E73",
+    "fam": "#0072B2",
+}
+MARKERS = {"transformer": "s", "block_window": "v", "luna": "D", "fam": "o"}
+SPARE_COLOURS = ("#D55E00", "#CC79A7", "#56B4E9", "#F0E442")
+
+
+def colour(model: str) -> str:
+    """The colour of a variant; variants without one of their own share the spare ones by name."""
+    return COLOURS.get(model) or SPARE_COLOURS[sum(map(ord, model)) % len(SPARE_COLOURS)]
+
+
+def marker(model: str) -> str:
+    """The marker of a variant."""
+    return MARKERS.get(model, "X")
+
+
+def save(figure: Figure, path: Path) -> list[Path]:
+    """Write a figure as SVG and PNG; returns both paths. No date is written: the same data give the same file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    svg, png = path.with_suffix(".svg"), path.with_suffix(".png")
+    figure.savefig(svg, metadata={"Date": None})
+    figure.savefig(png, dpi=150)
+    return [svg, png]

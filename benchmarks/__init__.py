@@ -1,0 +1,1 @@
+"""Our speed and memory as ratios within one run; see README.md here. No other room imports this one."""

@@ -1,0 +1,148 @@
+"""What every task is: a source of batches that are pure functions of (seed, step), and one way to be scored.
+
+Shape letters: B sequences in a batch, T symbols in a sequence, C classes, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+Split = Literal["train", "val", "test"]
+Kind = Literal["classify", "pair", "next_token"]
+Device = str | torch.device
+#: Called with (done, total) in units that the task chooses (symbols streamed, examples scored).
+Progress = Callable[[int, int], None]
+#: Any callable ``(tokens, mask, state) -> (logits, state)``: a network, or a rule written for a test.
+Model = Callable[[Tensor, Tensor | None, Any], tuple[Tensor, Any]]
+
+
+class DataError(ValueError):
+    """Data that are missing, corrupt or of the wrong form: one line that names the file and the remedy."""
+
+
+class Batch(NamedTuple):
+    """One training batch on the CPU.
+
+    ``weights`` are to be used as ``(weights * loss).sum() / B``: their sum over a sequence never depends on
+    its length.
+    """
+
+    tokens: Tensor  # int64 [B,T], or [B,2,T] for pairs
+    mask: Tensor | None  # bool, same shape as tokens, True = a real symbol; None = nothing is padded
+    targets: Tensor  # int64 [B] (classify, pair) or [B,T] (next token)
+    weights: Tensor | None = None  # float32 [B,T]; None = every target counts the same
+
+
+class Source(NamedTuple):
+    """Where a task's data come from; name and checksum enter the identity of a run."""
+
+    name: str
+    checksum: str
+    detail: str  # one line: where it was found and, if it is a stand-in, how to get the official data
+
+
+class Evaluation(NamedTuple):
+    """Scores of one split. ``metrics`` and ``slices`` are reproducible; the rest describes the work done."""
+
+    metrics: dict[str, float]
+    slices: list[dict[str, Any]]
+    symbols: int = 0  # symbols that were fed to the model
+    seconds: float = 0.0
+
+
+class Task(ABC):
+    """A data set or generator, with its metric.
+
+    A subclass sets the class attributes, and in its ``__init__`` what depends on the configuration; it
+    implements ``locate``, ``train_batch`` and ``evaluate``; one that reads files also ``prepare``.
+
+    Args:
+        config: an instance of ``config_class``.
+        root: folder that holds the data sets; default ``$MEMATTN_DATA``.
+        cache: folder for encoded copies; default ``$MEMATTN_CACHE``, else ``~/.cache/memattn``.
+        seed: of the training stream. Validation and test examples are the same for every seed.
+    """
+
+    name: ClassVar[str]
+    kind: ClassVar[Kind]
+    config_class: ClassVar[type]
+    metric: ClassVar[str]  # the headline; larger is better
+    card: ClassVar[str] = ""  # the task card: the docstring of the task's module
+
+    vocab_size: int
+    num_classes: int | None
+    max_len: int  # the longest training input; bounds learned positions
+    floors: dict[str, float]  # what trivial solutions reach
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.card = sys.modules[cls.__module__].__doc__ or ""
+
+    def __init__(
+        self, config: Any, *, root: str | Path | None = None, cache: str | Path | None = None, seed: int = 0
+    ) -> None:
+        if not isinstance(config, self.config_class):
+            wanted, got = self.config_class.__name__, type(config).__name__
+            raise ValueError(f"task {self.name}: config must be of type {wanted}, got {got}")
+        if seed < 0:
+            raise ValueError(f"seed must be 0 or more, got {seed}")
+        self.config: Any = config
+        self.root = Path(root).expanduser() if root else None
+        self.cache = cache_folder(cache)
+        self.seed = seed
+
+    @abstractmethod
+    def locate(self) -> Source:
+        """Finds and verifies the data, fast enough for a preview; raises DataError when there are none."""
+
+    def prepare(self) -> None:
+        """Encodes and caches the data, if there are any. Safe when two processes do it at once."""
+        self.locate()
+
+    @abstractmethod
+    def train_batch(self, step: int, batch_size: int) -> Batch:
+        """The batch of one optimiser step: a function of (seed, step, batch_size), so resume is exact."""
+
+    @abstractmethod
+    def evaluate(
+        self,
+        model: Model,
+        split: Split,
+        *,
+        batch_size: int,
+        device: Device = "cpu",
+        progress: Progress | None = None,
+    ) -> Evaluation:
+        """Scores a model on a whole split; batch size and device change no example and no order of rows."""
+
+
+def cache_folder(cache: str | Path | None = None) -> Path:
+    """The folder for encoded data: the argument, else ``$MEMATTN_CACHE``, else ``~/.cache/memattn``."""
+    return Path(cache or os.environ.get("MEMATTN_CACHE") or "~/.cache/memattn").expanduser()
+
+
+@contextmanager
+def evaluating(model: Model) -> Iterator[None]:
+    """Switches dropout and gradients off, and puts the model back as it was.
+
+    ``no_grad`` and not ``inference_mode``: tables that a model caches while it is scored must stay usable in
+    training.
+    """
+    was_training = isinstance(model, torch.nn.Module) and model.training
+    if isinstance(model, torch.nn.Module):
+        model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        if isinstance(model, torch.nn.Module) and was_training:
+            model.train()

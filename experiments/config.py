@@ -1,0 +1,485 @@
+"""The settings of a run as typed, frozen dataclasses, and the one way to get there from what Hydra composed.
+
+Hydra checks neither ranges nor ``+new=keys``. So every section goes through ``OmegaConf.to_object``, which really
+runs ``__post_init__``, after its keys were compared with the fields of its dataclass. What comes out is plain Python:
+nothing behind this module knows OmegaConf.
+
+Importing this module loads neither torch nor Lightning; typing a config loads torch, as models/ holds the options of the
+variants.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, ValidationError
+
+from experiments.errors import ConfigError, first_line, unknown
+
+if TYPE_CHECKING:
+    from data.base import Task
+    from models import BackboneConfig, Model
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+MODES = ("train", "eval", "plan", "list")
+SCHEDULES = ("cosine", "inverse_sqrt", "constant")
+PRECISIONS = ("auto", "32", "bf16")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PROGRESS = ("auto", "bar", "plain", "none")
+LOGGERS = ("wandb", "none")
+WANDB_MODES = ("auto", "offline", "online")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which variant, and its own options."""
+
+    name: str
+    """Registered name of the variant: one of ``models.available()``."""
+    variant: str | None = None
+    """Label of a preset of the same variant; shown in tables, changes no number."""
+    options: Any = None
+    """An instance of ``models.options_class(name)``."""
+
+    @property
+    def label(self) -> str:
+        """What tables and log lines call this variant."""
+        return self.variant or self.name
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """Which task, and its own options."""
+
+    name: str
+    """Registered name of the task: one of ``data.available()``."""
+    options: Any = None
+    """An instance of ``data.config_class(name)``."""
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """How long, how fast and on what a run trains."""
+
+    batch_size: int
+    """Sequences per optimiser step, over all accumulated parts."""
+    steps: int
+    """Optimiser steps of the whole run."""
+    learning_rate: float
+    """Peak learning rate of AdamW."""
+    accumulate: int = 1
+    """Parts that a batch is cut into, one after the other, to save memory; divides batch_size."""
+    warmup_steps: int = 0
+    """Steps of linear warm-up from zero; with every schedule, ``constant`` included."""
+    schedule: str = "cosine"
+    """After the warm-up: cosine (to zero), inverse_sqrt or constant."""
+    weight_decay: float = 0.01
+    """Of AdamW; never on norms, biases, embeddings and memories."""
+    beta1: float = 0.9
+    """AdamW's decay of the mean of gradients."""
+    beta2: float = 0.98
+    """AdamW's decay of the mean of squared gradients."""
+    clip_norm: float | None = 1.0
+    """Largest norm of the gradient; null switches clipping off."""
+    precision: str = "auto"
+    """32, bf16 (mixed) or auto: bf16 on a GPU that has it, else 32."""
+    device: str = "auto"
+    """cpu, cuda, mps or auto: the best there is."""
+    threads: int = 1
+    """CPU threads of this process. One is fastest as soon as anything else runs beside it."""
+    val_every: int = 100
+    """Steps between validations; the last step is always validated."""
+    log_every: int = 50
+    """Steps between rows of metrics.jsonl."""
+    checkpoint_every: int = 100
+    """Steps between checkpoints: what a killed run may lose."""
+    compile: bool = False
+    """torch.compile; costs a minute, pays off on long GPU runs."""
+    num_workers: int = 0
+    """Processes that prepare batches; any number gives the same batches."""
+    progress: str = "auto"
+    """bar, plain (a line now and then), none, or auto: bar on a terminal, else plain."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "batch_size",
+            "steps",
+            "accumulate",
+            "threads",
+            "val_every",
+            "log_every",
+            "checkpoint_every",
+        ):
+            _check(getattr(self, name) >= 1, f"trainer.{name}", getattr(self, name), "must be at least 1")
+        _check(self.num_workers >= 0, "trainer.num_workers", self.num_workers, "must be 0 or more")
+        _check(0 < self.learning_rate <= 1, "trainer.learning_rate", self.learning_rate, "must lie in (0, 1]")
+        _check(0 <= self.weight_decay <= 1, "trainer.weight_decay", self.weight_decay, "must lie in [0, 1]")
+        for name in ("beta1", "beta2"):
+            _check(0 <= getattr(self, name) < 1, f"trainer.{name}", getattr(self, name), "must lie in [0, 1)")
+        if self.clip_norm is not None:
+            _check(
+                self.clip_norm > 0,
+                "trainer.clip_norm",
+                self.clip_norm,
+                "must be above 0, or null for no clipping",
+            )
+        _check_choice("trainer.schedule", self.schedule, SCHEDULES)
+        _check_choice("trainer.precision", self.precision, PRECISIONS)
+        _check_choice("trainer.device", self.device, DEVICES)
+        _check_choice("trainer.progress", self.progress, PROGRESS)
+        self._check_together()
+
+    def _check_together(self) -> None:
+        _check(
+            0 <= self.warmup_steps <= self.steps,
+            "trainer.warmup_steps",
+            self.warmup_steps,
+            f"must lie between 0 and trainer.steps={self.steps}",
+        )
+        _check(
+            self.batch_size % self.accumulate == 0,
+            "trainer.accumulate",
+            self.accumulate,
+            f"must divide trainer.batch_size={self.batch_size}",
+        )
+
+
+@dataclass(frozen=True)
+class LoggerConfig:
+    """Where metrics are mirrored. The store is always written; this changes no number."""
+
+    name: str = "none"
+    """wandb or none."""
+    project: str | None = None
+    """Project of Weights & Biases."""
+    entity: str | None = None
+    """User or team of Weights & Biases; null: the login's default."""
+    mode: str | None = None
+    """offline, online, or auto: online when somebody is logged in, else offline."""
+
+    def __post_init__(self) -> None:
+        _check_choice("logger.name", self.name, LOGGERS)
+        if self.name == "wandb":
+            _check_choice("logger.mode", self.mode or "auto", WANDB_MODES)
+            return
+        for name in ("project", "entity", "mode"):
+            value = getattr(self, name)
+            _check(value is None, f"logger.{name}", value, f"has no effect with logger={self.name}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where data are looked for. Never changes what a run is: the checksum of what was found does."""
+
+    root: str | None = None
+    """Folder that holds the data sets; null: $MEMATTN_DATA, if set."""
+    cache: str | None = None
+    """Folder for encoded data; null: $MEMATTN_CACHE, else ~/.cache/memattn."""
+
+
+@dataclass(frozen=True)
+class StoreConfig:
+    """Where results go."""
+
+    root: str | None = None
+    """Folder that holds runs/ and sweeps/; null: $MEMATTN_RESULTS, else results/ beside run.py."""
+
+    @property
+    def folder(self) -> Path:
+        """The results folder, absolute."""
+        chosen = self.root or os.environ.get("MEMATTN_RESULTS") or REPOSITORY / "results"
+        return Path(chosen).expanduser().absolute()
+
+    @property
+    def runs(self) -> Path:
+        """One folder per run below: <task>/<model>/<hash>-s<seed>."""
+        return self.folder / "runs"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything about one run. Built by :func:`build_run_config`."""
+
+    model: ModelConfig
+    """The variant."""
+    backbone: BackboneConfig
+    """What all variants share."""
+    task: TaskConfig
+    """The task."""
+    trainer: TrainerConfig
+    """Training."""
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    """Mirror of the metrics."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Where data are looked for."""
+    store: StoreConfig = field(default_factory=StoreConfig)
+    """Where results go."""
+    mode: str = "train"
+    """train, eval (score a stored run again), plan (say what would happen) or list (what exists)."""
+    scale: str = "laptop"
+    """Column of the task's table of sizes that the settings were taken from."""
+    seed: int = 0
+    """Of initialisation, data order and dropout."""
+    force: bool = False
+    """Throw away what is stored of this run, and start over."""
+    study: str | None = None
+    """Name of the study that this run belongs to; a label."""
+    run: str | None = None
+    """mode=eval: the run to score, by the first digits of its hash."""
+
+    def __post_init__(self) -> None:
+        _check_choice("mode", self.mode, MODES)
+        _check(0 <= self.seed < 2**31, "seed", self.seed, "must lie in [0, 2^31)")
+        check_mode(self.mode, run=self.run, force=self.force)
+
+    @property
+    def label(self) -> str:
+        """Short name for lines and tables: ``fam lra_text s0``."""
+        return f"{self.model.label} {self.task.name} s{self.seed}"
+
+
+def check_mode(mode: str, *, run: str | None, force: bool) -> None:
+    """Refuses settings that the mode would ignore, and asks for those that it needs."""
+    if mode == "eval" and not run:
+        raise ConfigError(
+            "mode=eval needs run=<first digits of the run's hash>: see results/runs/<task>/<model>/"
+        )
+    if mode != "eval" and run:
+        raise ConfigError(f"run={run} has no effect with mode={mode}: it names the run for mode=eval")
+    if force and mode in ("eval", "list"):
+        raise ConfigError(f"force=true has no effect with mode={mode}: it starts a run over with mode=train")
+
+
+def build_run_config(composed: DictConfig | Mapping[str, Any]) -> RunConfig:
+    """Types what Hydra composed, or what :func:`to_plain` wrote.
+
+    Raises:
+        ConfigError: one line naming the key: unknown, missing, of the wrong type, out of range or without effect.
+    """
+    values = _resolved(composed)
+    values.pop("size", None)
+    sections: dict[str, Callable[[Any], Any]] = {
+        "model": _model_config,
+        "backbone": _backbone_config,
+        "task": _task_config,
+        "trainer": lambda section: typed(TrainerConfig, section, "trainer"),
+        "logger": lambda section: typed(LoggerConfig, section, "logger"),
+        "data": lambda section: typed(DataConfig, section, "data"),
+        "store": lambda section: typed(StoreConfig, section, "store"),
+    }
+    _refuse_unknown(values, [item.name for item in fields(RunConfig)], "")
+    built = {name: build(_section(values, name)) for name, build in sections.items()}
+    rest = typed(_Labels, {key: value for key, value in values.items() if key not in sections}, "")
+    try:
+        return RunConfig(**built, **asdict(rest))
+    except ValueError as error:
+        raise ConfigError(first_line(error)) from error
+
+
+def to_plain(config: RunConfig) -> dict[str, Any]:
+    """The config as nested dicts of plain values; :func:`build_run_config` reads it back."""
+    plain = asdict(config)
+    for section in ("model", "task"):
+        plain[section].update(plain[section].pop("options") or {})
+    return plain
+
+
+@cache
+def sweep_id() -> str:
+    """Name of the sweep that this process starts: when, and which process."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+
+
+def sweep_folder(root: str | None, mode: str) -> Path:
+    """Where this process keeps what belongs to its sweep: logs and the table. A plan leaves nothing behind."""
+    if mode == "plan":
+        return Path(tempfile.gettempdir()) / f"memattn-plan-{sweep_id()}"
+    return StoreConfig(root).folder / "sweeps" / sweep_id()
+
+
+def register_resolvers() -> None:
+    """Makes known what conf/config.yaml calls ``${sweep_folder:...}``."""
+    OmegaConf.register_new_resolver(
+        "sweep_folder", lambda root, mode: str(sweep_folder(root, mode)), replace=True
+    )
+
+
+def build_task(config: RunConfig) -> Task:
+    """The task of a run, not yet located or prepared."""
+    import data
+
+    options = config.task.options
+    return data.build_task(
+        config.task.name, options, root=config.data.root, cache=config.data.cache, seed=config.seed
+    )
+
+
+def build_model(config: RunConfig, task: Task) -> Model:
+    """The untrained model of a run, with the head that the task needs."""
+    import models
+
+    return models.build_model(
+        config.model.name,
+        vocab_size=task.vocab_size,
+        max_len=task.max_len,
+        num_classes=task.num_classes,
+        causal=task.kind == "next_token",
+        pair="interaction" if task.kind == "pair" else None,
+        **_shallow(config.backbone),
+        **_shallow(config.model.options),
+    )
+
+
+def typed(cls: type, values: Mapping[str, Any], key: str) -> Any:
+    """An instance of dataclass ``cls`` from plain values, every key and type checked.
+
+    Args:
+        cls: the dataclass.
+        values: field names and values.
+        key: dotted name of the section, for messages.
+    """
+    _refuse_unknown(values, [item.name for item in fields(cls)], key)
+    for item in fields(cls):  # OmegaConf would take any number for a truth value
+        if item.type in (bool, "bool") and not isinstance(values.get(item.name, True), bool):
+            raise ConfigError(
+                f"{_join(key, item.name)}={values[item.name]!r}: expected {_TYPE_WORDS['bool']}"
+            )
+    try:
+        schema = OmegaConf.structured(cls)
+        return OmegaConf.to_object(OmegaConf.merge(schema, dict(values)))
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{_join(key, error.full_key)} is not set") from error
+    except ValidationError as error:
+        raise ConfigError(_explain_type(cls, values, key, error)) from error
+    except (OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(first_line(error)) from error
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """The top-level values of a RunConfig, for their types."""
+
+    mode: str = "train"
+    scale: str = "laptop"
+    seed: int = 0
+    force: bool = False
+    study: str | None = None
+    run: str | None = None
+
+
+def _model_config(values: dict[str, Any]) -> ModelConfig:
+    import models
+
+    name, options = _split_options(values, "model", ("name", "variant"), models.available())
+    return ModelConfig(
+        name["name"], name.get("variant"), typed(models.options_class(name["name"]), options, "model")
+    )
+
+
+def _task_config(values: dict[str, Any]) -> TaskConfig:
+    import data
+
+    values.pop("scales", None)
+    name, options = _split_options(values, "task", ("name",), data.available())
+    return TaskConfig(name["name"], typed(data.config_class(name["name"]), options, "task"))
+
+
+def _backbone_config(values: dict[str, Any]) -> Any:
+    import models
+
+    return typed(models.BackboneConfig, values, "backbone")
+
+
+def _split_options(
+    values: dict[str, Any], section: str, own: tuple[str, ...], available: tuple[str, ...]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Separates our keys (name, variant) from the options, and checks the name."""
+    head = {key: values[key] for key in own if values.get(key) is not None}
+    name = str(head.get("name"))
+    if name not in available:
+        raise ConfigError(unknown(section, name, available))
+    head = {key: str(value) for key, value in head.items()}
+    return head, {key: value for key, value in values.items() if key not in own}
+
+
+def _resolved(composed: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
+    """Plain dicts with every interpolation filled in."""
+    node = composed if isinstance(composed, DictConfig) else OmegaConf.create(dict(composed))
+    scales = OmegaConf.select(node, "task.scales")
+    if scales is not None and str(node.scale) not in scales:
+        raise ConfigError(unknown("scale", str(node.scale), (str(name) for name in scales)))
+    try:
+        values = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        where = f"{error.full_key}: " if error.full_key else ""
+        raise ConfigError(f"{where}{first_line(error)}") from error
+    return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}
+
+
+def _section(values: dict[str, Any], name: str) -> dict[str, Any]:
+    section = values.get(name)
+    if section is None:
+        section = {}
+    if not isinstance(section, dict):
+        raise ConfigError(
+            f"{name}={section}: is a section; set one of its keys, such as {name}.<key>=<value>"
+        )
+    return dict(section)
+
+
+def _refuse_unknown(values: Mapping[str, Any], known: list[str], section: str) -> None:
+    for name in values:
+        if name not in known:
+            kind = f"key in {section}" if section else "key"
+            raise ConfigError(unknown(kind, str(name), known))
+
+
+def _explain_type(cls: type, values: Mapping[str, Any], section: str, error: OmegaConfBaseException) -> str:
+    """Turns OmegaConf's "could not be converted" into the key, the value and the type that was wanted."""
+    name = str(error.full_key or "")
+    top = name.split(".")[0].split("[")[0]
+    wanted = next((item.type for item in fields(cls) if item.name == top), "another type")
+    wanted = wanted if isinstance(wanted, str) else getattr(wanted, "__name__", str(wanted))
+    return f"{_join(section, name)}={values.get(top)!r}: expected {_TYPE_WORDS.get(wanted, wanted)}"
+
+
+_TYPE_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a word",
+    "float | None": "a number or null",
+    "int | None": "a whole number or null",
+    "str | None": "a word or null",
+}
+
+
+def _join(section: str, name: Any) -> str:
+    return f"{section}.{name}" if section else str(name)
+
+
+def _shallow(instance: Any) -> dict[str, Any]:
+    return (
+        {item.name: getattr(instance, item.name) for item in fields(instance)}
+        if is_dataclass(instance)
+        else {}
+    )
+
+
+def _check(holds: bool, key: str, value: Any, rule: str) -> None:
+    if not holds:
+        raise ConfigError(f"{key}={value}: {rule}")
+
+
+def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(unknown(key, value, choices))

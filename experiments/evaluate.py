@@ -1,0 +1,105 @@
+"""Scoring a model: one function for validation, the test at the end of training, and ``mode=eval``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+
+from experiments import checkpoints
+from experiments.config import build_model, build_task
+from experiments.errors import ConfigError
+from experiments.hardware import Hardware
+from experiments.progress import Snapshot, make_display
+
+if TYPE_CHECKING:
+    from data.base import Evaluation, Progress, Task
+    from experiments.config import RunConfig, TrainerConfig
+    from experiments.store import RunFolder
+
+
+def evaluate_split(
+    model: nn.Module,
+    task: Task,
+    split: Literal["val", "test"],
+    *,
+    config: TrainerConfig,
+    hardware: Hardware,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Scores a model on a split, on the device and in the precision of the run."""
+    with hardware.autocast():
+        return task.evaluate(
+            model,
+            split,
+            batch_size=config.batch_size // config.accumulate,  # what training has shown to fit into memory
+            device=hardware.device,
+            progress=progress,
+        )
+
+
+def tested_fields(evaluation: Evaluation) -> dict[str, Any]:
+    """The fields ``test/…`` of a result, with the number of examples."""
+    fields: dict[str, Any] = {f"test/{name}": value for name, value in evaluation.metrics.items()}
+    return {**fields, "test/n": sum(int(row["n"]) for row in evaluation.slices)}
+
+
+def evaluate_run(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
+    """Tests the best checkpoint of a stored run again, and prints the new numbers beside the stored ones.
+
+    On the machine that trained the run they are equal.
+
+    Args:
+        config: the settings that the run was stored with.
+        folder: the run; nothing in it is changed.
+
+    Returns:
+        ``metrics`` (now), ``stored`` (as in result.json) and ``equal``.
+
+    Raises:
+        CheckpointError: the best checkpoint is missing, torn or of another run.
+        ConfigError: the data found now are not those that the run was trained on.
+    """
+    stored = folder.result() or {}
+    hardware = Hardware.choose(config.trainer.device, config.trainer.precision)
+    torch.set_num_threads(config.trainer.threads)
+    task = build_task(config)
+    _check_data(task, stored)
+    task.prepare()
+    best = checkpoints.load(folder.best_checkpoint, kind="weights", run_id=folder.run_id)
+    model = build_model(config, task)
+    checkpoints.load_weights(model, best["weights"], folder.best_checkpoint)
+    model.to(hardware.device)
+
+    now = Snapshot(best["step"], config.trainer.steps)
+    with make_display(config.trainer.progress, config.label) as display:
+
+        def progress(done: int, total: int) -> None:
+            display.show(now._replace(phase=f"testing {done / max(total, 1):.0%}"))
+
+        test = evaluate_split(
+            model, task, "test", config=config.trainer, hardware=hardware, progress=progress
+        )
+    metrics = tested_fields(test)
+    before = {name: stored[name] for name in metrics if name in stored}
+    _print_comparison(folder, metrics, before)
+    return {"metrics": metrics, "stored": before, "equal": metrics == before}
+
+
+def _check_data(task: Task, stored: dict[str, Any]) -> None:
+    source = task.locate()
+    if stored and (source.name, source.checksum) != (stored["data_source"], stored["data_checksum"]):
+        raise ConfigError(
+            f"the run was trained on {stored['data_source']} ({stored['data_checksum'][:12]}), but found now was "
+            f"{source.name} ({source.checksum[:12]}): set data.root or MEMATTN_DATA to the same data"
+        )
+
+
+def _print_comparison(folder: RunFolder, metrics: dict[str, Any], stored: dict[str, Any]) -> None:
+    width = max(map(len, metrics))
+    print(f"{folder.run_id}\n  {'':{width}}  {'now':>12}  {'stored':>12}")
+    for name, value in metrics.items():
+        old = f"{stored[name]:.6g}" if name in stored else "–"
+        differs = "  differs" if stored.get(name, value) != value else ""
+        print(f"  {name:{width}}  {value:>12.6g}  {old:>12}{differs}")

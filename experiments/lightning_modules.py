@@ -1,0 +1,216 @@
+"""One optimiser step, for every kind of task.
+
+The step is a pure function of (weights, optimiser, seed, step): the random generator is seeded anew at each step and the
+batch depends on (seed, step) only. That is all there is to exact resume; no generator state is ever saved.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import lightning
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from experiments.errors import DivergedError
+from experiments.hardware import Hardware
+from experiments.optim import learning_rate, make_optimizer, set_learning_rate
+
+if TYPE_CHECKING:
+    from data.base import Batch
+    from experiments.config import TrainerConfig
+
+_MASK = (1 << 64) - 1
+
+
+def derive_seed(seed: int, *path: int) -> int:
+    """A well-mixed seed for one purpose (SplitMix64), so that neighbouring seeds and steps share nothing."""
+    mixed = seed & _MASK
+    for part in (*path, 0):
+        mixed = (mixed + part + 0x9E3779B97F4A7C15) & _MASK
+        mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & _MASK
+        mixed ^= mixed >> 31
+    return mixed >> 1  # torch wants a signed 64-bit number in some places
+
+
+class SequenceModule(lightning.LightningModule):
+    """What training shares over all kinds of tasks. A subclass says what the loss of a batch is.
+
+    Optimisation is manual in Lightning's sense: a step owns its whole batch, cuts it into ``accumulate`` parts, and sees
+    the norm of the gradient; and it spares Lightning's closures at every step.
+
+    Args:
+        model: ``(tokens, mask, state) -> (logits, state)``.
+        trainer_config: optimiser, schedule and length of the run.
+        hardware: precision of the forward passes.
+        seed: of the run.
+    """
+
+    def __init__(
+        self, model: nn.Module, trainer_config: TrainerConfig, *, hardware: Hardware, seed: int
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.model = model
+        self.trainer_config = trainer_config
+        self.hardware = hardware
+        self.seed = seed
+        self.losses: list[Tensor] = []  # of the steps since the last row of metrics; on the device, so nothing waits
+        self.gradient_norms: list[Tensor] = []
+        self.passes: Counter[tuple[int, ...]] = Counter()  # forward and backward passes by shape of the tokens
+        self.tokens = 0
+        # A function and no submodule: the weights keep their own names, and evaluation runs uncompiled.
+        self.run_model: Any = torch.compile(model.__call__) if trainer_config.compile else model
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Sum of the weighted losses of a part of a batch."""
+        raise NotImplementedError
+
+    def normaliser(self, batch: Batch) -> float:
+        """What the sum over a whole batch is divided by."""
+        raise NotImplementedError
+
+    def learning_rate(self, step: int) -> float:
+        """Learning rate of a step."""
+        config = self.trainer_config
+        return learning_rate(
+            step,
+            peak=config.learning_rate,
+            steps=config.steps,
+            warmup_steps=config.warmup_steps,
+            schedule=config.schedule,
+        )
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW over the model's own parameter groups."""
+        config = self.trainer_config
+        groups = self.model.parameter_groups(config.weight_decay)
+        return make_optimizer(groups, betas=(config.beta1, config.beta2), device_type=self.hardware.device)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """One optimiser step on one global batch."""
+        step, optimizer = self.trainer.global_step, self.optimizers()
+        step_seed = derive_seed(self.seed, step)
+        torch.manual_seed(step_seed)
+        normaliser, losses = self.normaliser(batch), []
+        for index, part in enumerate(split_batch(batch, self.trainer_config.accumulate)):
+            loss, state = self._forward(part, seed=derive_seed(step_seed, index), step=step)
+            loss = loss / normaliser
+            self.manual_backward(loss)
+            self.model.remember(state)  # after the backward pass, which still reads what is overwritten here
+            losses.append(loss.detach())
+        limit = self.trainer_config.clip_norm
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), float("inf") if limit is None else limit)
+        set_learning_rate(optimizer, self.learning_rate(step))
+        optimizer.step()
+        optimizer.zero_grad()
+        self.losses.append(losses[0] if len(losses) == 1 else torch.stack(losses).sum())
+        self.gradient_norms.append(norm)
+
+    def _forward(self, batch: Batch, *, seed: int, step: int) -> tuple[Tensor, Any]:
+        """Summed loss of a part of a batch, and the state after it. Autocast must not reach the backward pass."""
+        size = len(batch.targets)
+        self.passes[tuple(batch.tokens.shape)] += 1
+        self.tokens += batch.tokens.numel()
+        with self.hardware.autocast():
+            state = self.model.training_state(size, seed=seed, progress=step / self.trainer_config.steps)
+            logits, state = self.run_model(batch.tokens, batch.mask, state)
+        return self.loss(logits.float(), batch), state
+
+    def check_finite(self) -> None:
+        """Looks at all steps since the last row.
+
+        Raises:
+            DivergedError: a loss or a gradient was NaN or infinite; names the first such step.
+        """
+        if not self.losses:
+            return
+        losses, norms = torch.stack(self.losses), torch.stack(self.gradient_norms)
+        finite = losses.isfinite() & norms.isfinite()
+        if bool(finite.all()):
+            return
+        index = int((~finite).nonzero()[0])
+        what, value = ("loss", losses[index]) if not losses[index].isfinite() else ("gradient", norms[index])
+        step = self.trainer.global_step - len(self.losses) + index + 1
+        raise DivergedError(
+            f"{what} is {float(value)} at step {step} (learning rate {self.learning_rate(step - 1):.3g}): "
+            "try a lower trainer.learning_rate, more trainer.warmup_steps or a smaller trainer.clip_norm"
+        )
+
+    def take_window(self) -> dict[str, float]:
+        """Mean loss since the last row, and the last gradient norm and learning rate; starts a new window."""
+        self.check_finite()
+        row = {
+            "loss": float(torch.stack(self.losses).double().mean()),
+            "grad_norm": float(self.gradient_norms[-1]),
+            "learning_rate": self.learning_rate(self.trainer.global_step - 1),
+        }
+        self.losses, self.gradient_norms = [], []
+        return row
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what the row of metrics that is being collected needs, as plain numbers."""
+        checkpoint["window"] = {
+            "losses": [float(loss) for loss in self.losses],
+            "gradient_norms": [float(norm) for norm in self.gradient_norms],
+            "passes": [[list(shape), count] for shape, count in self.passes.items()],
+            "tokens": self.tokens,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes it back."""
+        window = checkpoint["window"]
+        self.losses = [torch.tensor(loss, device=self.device) for loss in window["losses"]]
+        self.gradient_norms = [torch.tensor(norm, device=self.device) for norm in window["gradient_norms"]]
+        self.passes = Counter({tuple(shape): count for shape, count in window["passes"]})
+        self.tokens = window["tokens"]
+
+
+class ClassifyModule(SequenceModule):
+    """Classifies a sequence or a pair of sequences."""
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Sum of the cross-entropies."""
+        return functional.cross_entropy(logits, batch.targets, reduction="sum")
+
+    def normaliser(self, batch: Batch) -> float:
+        """Number of examples."""
+        return float(len(batch.targets))
+
+
+class NextTokenModule(SequenceModule):
+    """Predicts the next token."""
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Sum of the weighted cross-entropies of all tokens."""
+        each = functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="none")
+        weights = batch.mask if batch.weights is None else batch.weights
+        return each.sum() if weights is None else (each * weights.flatten()).sum()
+
+    def normaliser(self, batch: Batch) -> float:
+        """Number of sequences when the targets are weighted (their weights sum to the same in each), else of tokens."""
+        if batch.weights is not None:
+            return float(len(batch.targets))
+        return float(batch.targets.numel() if batch.mask is None else batch.mask.sum())
+
+
+def make_module(
+    kind: str, model: nn.Module, trainer_config: TrainerConfig, *, hardware: Hardware, seed: int
+) -> SequenceModule:
+    """The module for a task's ``kind``."""
+    cls = NextTokenModule if kind == "next_token" else ClassifyModule
+    return cls(model, trainer_config, hardware=hardware, seed=seed)
+
+
+def split_batch(batch: Batch, parts: int) -> Iterator[Batch]:
+    """Cuts a batch into parts of equal size."""
+    if parts == 1:
+        yield batch
+        return
+    columns = [[None] * parts if field is None else torch.tensor_split(field, parts) for field in batch]
+    for fields in zip(*columns, strict=True):
+        yield type(batch)(*fields)

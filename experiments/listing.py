@@ -1,0 +1,57 @@
+"""What exists: ``mode=list`` shows models, tasks with their scales, and studies."""
+
+from __future__ import annotations
+
+import sys
+
+from omegaconf import OmegaConf
+
+from experiments.preflight import CONF, groups
+
+
+def print_list() -> None:
+    """Prints every choice with its one-line description."""
+    import data
+    import models
+
+    _section(
+        "Models (model=...)",
+        {name: _first_line(_docstring(models.variant(name))) for name in models.available()},
+    )
+    _section("Tasks (task=...)", {name: _first_line(data.task_class(name).card) for name in data.available()})
+    _section("Scales (scale=...)", _scales())
+    _section("Studies (-m +study=...)", {name: _comment(name) for name in groups().get("study", ())})
+
+
+def _section(title: str, lines: dict[str, str]) -> None:
+    width = max((len(name) for name in lines), default=0)
+    print(title)
+    for name, text in lines.items():
+        print(f"  {name:{width}}  {text}")
+    print(flush=True)
+
+
+def _scales() -> dict[str, str]:
+    """For each scale, the tasks that have it with their size."""
+    found: dict[str, list[str]] = {}
+    for task in groups()["task"]:
+        columns = OmegaConf.select(OmegaConf.load(CONF / "task" / f"{task}.yaml"), "scales")
+        for scale, size in columns.items():
+            text = f"{task}: width {size['width']}, depth {size['depth']}, {size['steps']:,} steps"
+            found.setdefault(str(scale), []).append(text)
+    return {scale: "; ".join(texts) for scale, texts in found.items()}
+
+
+def _comment(study: str) -> str:
+    """The last line of the comment on top of a study's file, which says what it is for."""
+    lines = (CONF / "study" / f"{study}.yaml").read_text(encoding="utf-8").splitlines()
+    comments = [line.lstrip("# ") for line in lines if line.startswith("# ") and not line.startswith("# @")]
+    return comments[-1] if comments else ""
+
+
+def _docstring(cls: type) -> str:
+    return sys.modules[cls.__module__].__doc__ or cls.__doc__ or ""
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0]

@@ -1,0 +1,313 @@
+"""Checks the command line before Hydra sees it, so that a mistake costs one clear line and not a traceback.
+
+Hydra composes each combination anyway. Doing it here first, with every section typed and every model built without
+memory, finds a bad value of a sweep's last job before its first job starts.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments.config import (
+    REPOSITORY,
+    RunConfig,
+    build_model,
+    build_run_config,
+    build_task,
+    register_resolvers,
+)
+from experiments.errors import ConfigError, explain_os_error, first_line, unknown
+from experiments.store import MissingSource, identify
+
+CONF = REPOSITORY / "conf"
+
+#: What mode=eval and mode=list read of the command line; the stored run says the rest.
+_READ_BY = {
+    "eval": (
+        "mode",
+        "run",
+        "data",
+        "store",
+        "logger",
+        "trainer.device",
+        "trainer.threads",
+        "trainer.progress",
+    ),
+    "list": ("mode", "store"),
+}
+
+
+def check_command_line(arguments: Sequence[str]) -> list[RunConfig]:
+    """The typed settings of every job that this command line asks for; empty when it only asks for help.
+
+    Args:
+        arguments: ``sys.argv`` without the program.
+
+    Raises:
+        ConfigError: one line that says what is wrong and what would work.
+    """
+    args = get_args_parser().parse_args(list(arguments))
+    if args.help or args.hydra_help or args.info or args.shell_completion:
+        return []
+    for flag in ("config_path", "config_name", "config_dir", "experimental_rerun"):
+        if getattr(args, flag):
+            raise ConfigError(f"--{flag.replace('_', '-')} is not supported: settings live in {CONF}")
+    overrides = [_parse(text) for text in args.overrides]
+    for override in overrides:
+        _check_key(override)
+        _check_choices(override)
+    _check_mode(overrides, multirun=args.multirun)
+    register_resolvers()
+    with _composing():
+        jobs = list(_jobs(overrides, multirun=args.multirun))
+        configs = [_check_job(job, jobs) for job in jobs]
+    _refuse_duplicates(jobs, configs)
+    if args.multirun and configs[0].mode != "plan":
+        _check_writable(configs[0].store.folder / "sweeps")
+    return configs
+
+
+def check_run(config: RunConfig) -> None:
+    """Builds task and model, without data and without memory, to find settings that do not fit together.
+
+    Raises:
+        ConfigError: the one-line message of whoever refused.
+    """
+    import torch
+
+    try:
+        task = build_task(config)
+        with torch.device("meta"):
+            build_model(config, task)
+    except ValueError as error:
+        raise ConfigError(first_line(error)) from error
+
+
+def groups() -> dict[str, tuple[str, ...]]:
+    """The choices of every config group: ``{"model": ("block_window", ...), ...}``."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(CONF.rglob("*.yaml")):
+        if path.parent != CONF:
+            found.setdefault(path.parent.relative_to(CONF).as_posix(), []).append(path.stem)
+    return {group: tuple(names) for group, names in found.items()}
+
+
+def _parse(text: str) -> Override:
+    try:
+        override = OverridesParser.create().parse_override(text)
+        if not override.key_or_group:
+            raise HydraException("there is no key")
+        return override
+    except HydraException as error:
+        reason = first_line(error) if "=" in text else "there is no '='"
+        advice = "write key=value, and quote what a shell would change"
+        raise ConfigError(f"cannot read '{text}' ({reason}): {advice}") from error
+
+
+def _text(override: Override) -> str:
+    """The override as it was typed."""
+    return override.input_line or ""
+
+
+def _check_key(override: Override) -> None:
+    """Refuses keys that Hydra would take, but that do not do what they seem to."""
+    text, key = _text(override), override.key_or_group
+    if override.is_delete():
+        raise ConfigError(f"{text}: settings cannot be removed; set a value instead ({key}=...)")
+    if key == "hydra.mode":
+        raise ConfigError(f"{text}: use -m for a sweep, and nothing for one run")
+    if key == "hydra.sweeper.max_batch_size":
+        raise ConfigError(
+            f"{text}: a sweep runs as a whole; hydra.launcher.jobs says how many jobs run at a time"
+        )
+    if key == "hydra.launcher.jobs" and not re.fullmatch(r"auto|[1-9]\d*", _values(override)[0]):
+        raise ConfigError(f"{text}: how many jobs run at a time: auto, or a number from 1")
+    if key == "size" or key.startswith(("size.", "task.scales")):
+        raise ConfigError(
+            f"{text}: the table of sizes is read-only here; set what reads it, such as backbone.width"
+        )
+    if key == "study" and not override.is_add():
+        raise ConfigError(f"{text}: write +{text}")
+    if override.is_add() and not override.is_force_add() and key in groups() and key != "study":
+        raise ConfigError(f"{text}: write {text.lstrip('+')}")
+
+
+def _check_choices(override: Override) -> None:
+    """A group's value must be one of its files. Groups of Hydra itself have more choices than conf/ holds."""
+    group = override.key_or_group
+    choices = groups().get(group)
+    if choices is None or group.startswith("hydra/"):
+        return
+    for value in _values(override):
+        if value not in choices:
+            raise ConfigError(unknown(group, value, choices))
+
+
+def _values(override: Override) -> list[str]:
+    """The value, or each value of a sweep, as the command line would write it."""
+    if override.is_sweep_override() and override.is_discrete_sweep():
+        return [str(value) for value in override.sweep_string_iterator()]
+    return [override.get_value_element_as_str()]
+
+
+def _check_mode(overrides: Sequence[Override], *, multirun: bool) -> None:
+    swept = [override for override in overrides if override.is_sweep_override()]
+    if swept and not multirun:
+        raise ConfigError(f"{_text(swept[0])}: several values need -m (python run.py -m ...)")
+    for override in swept:
+        if override.key_or_group in ("mode", "study", "store.root") or override.key_or_group.startswith(
+            "hydra"
+        ):
+            raise ConfigError(f"{_text(override)}: one {override.key_or_group} at a time")
+    mode = next((_values(item)[0] for item in reversed(overrides) if item.key_or_group == "mode"), "train")
+    if mode == "list" and multirun:
+        raise ConfigError("mode=list shows what exists: leave out -m")
+    for override in overrides:
+        if mode in _READ_BY and not _is_below(override.key_or_group, (*_READ_BY[mode], "hydra")):
+            read = ", ".join(_READ_BY[mode])
+            raise ConfigError(f"{_text(override)} has no effect with mode={mode}: it reads {read}")
+
+
+def _is_below(key: str, sections: Sequence[str]) -> bool:
+    return any(key == section or key.startswith((f"{section}.", f"{section}/")) for section in sections)
+
+
+def _jobs(overrides: Sequence[Override], *, multirun: bool) -> Iterator[list[str]]:
+    """The overrides of each job, in the order in which Hydra's sweeper will launch them."""
+    fixed = [_text(override) for override in overrides if not override.is_sweep_override()]
+    params = _study_params(fixed)
+    if multirun:
+        texts = [f"{key}={value}" for key, value in params.items()] + [_text(item) for item in overrides]
+        parsed = [_parse(text) for text in texts if not text.startswith("hydra")]
+        for override in parsed:
+            _check_choices(override)
+        yield from BasicSweeper.split_arguments(parsed, None)[0]
+        return
+    free = [
+        key for key in params if not any(override.key_or_group == key.lstrip("+") for override in overrides)
+    ]
+    if free:
+        raise ConfigError(f"a study sweeps over {', '.join(free)}: add -m, or choose one of each")
+    yield fixed
+
+
+def _study_params(fixed: list[str]) -> Mapping[str, Any]:
+    """What the chosen study sweeps over."""
+    if not any("study=" in text or text.startswith("hydra.sweeper") for text in fixed):
+        return {}
+    composed = _compose(fixed, with_hydra=True)
+    return OmegaConf.to_container(composed.hydra.sweeper.params or OmegaConf.create({}))  # type: ignore[return-value]
+
+
+def _check_job(overrides: list[str], jobs: Sequence[list[str]]) -> RunConfig:
+    try:
+        config = build_run_config(_compose(overrides))
+        if config.mode in ("train", "plan"):
+            check_run(config)
+        return config
+    except ConfigError as error:
+        own = set(overrides) - set(jobs[0]).intersection(*jobs)
+        where = " ".join(text for text in overrides if text in own)
+        raise ConfigError(f"{error} (in the job {where})" if where else str(error)) from error
+
+
+def _refuse_duplicates(jobs: Sequence[list[str]], configs: Sequence[RunConfig]) -> None:
+    """Two jobs that are the same run would wait for each other's lock."""
+    seen: dict[object, list[str]] = {}
+    for job, config in zip(jobs, configs, strict=True):
+        key = config.run if config.mode == "eval" else identify(config, MissingSource())
+        if key in seen:
+            raise ConfigError(f"two jobs are the same run: {' '.join(seen[key])} and {' '.join(job)}")
+        seen[key] = job
+
+
+def _check_writable(folder: Path) -> None:
+    """Creates the folder of sweeps, which Hydra would otherwise do, with a traceback."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(explain_os_error(error)) from error
+
+
+@contextmanager
+def _composing() -> Iterator[None]:
+    with initialize_config_dir(str(CONF), version_base="1.3", job_name="run"):
+        yield
+
+
+def _compose(overrides: list[str], *, with_hydra: bool = False) -> DictConfig:
+    try:
+        return compose("config", overrides, return_hydra_config=with_hydra)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_diagnose(overrides, error)) from error
+
+
+def _diagnose(overrides: list[str], error: Exception) -> str:
+    """Finds the override whose key does not exist in what its groups compose to."""
+    parsed = [_parse(text) for text in overrides]
+    chosen = [_text(item) for item in parsed if item.key_or_group in groups()]
+    try:
+        known = _keys(compose("config", chosen, return_hydra_config=True))
+    except MissingConfigException as missing:
+        group, _, name = str(missing.missing_cfg_file).rpartition("/")
+        return unknown(group, name, missing.options or ())
+    except (HydraException, OmegaConfBaseException):
+        return first_line(error)
+    for override in parsed:
+        key = override.key_or_group
+        if key not in known and key not in groups() and "/" not in key:
+            return _unknown_key(key, known)
+        if key in known and override.is_add() and not override.is_force_add():
+            return f"{_text(override)}: the key exists, leave out the +"
+    return first_line(error)
+
+
+def _unknown_key(key: str, known: Sequence[str]) -> str:
+    """Names the keys of the section that the user meant, and the same name in another section."""
+    section, _, leaf = key.rpartition(".")
+    elsewhere = [
+        name for name in known if name.rpartition(".")[2] == leaf and not name.startswith(("size", "hydra"))
+    ]
+    if elsewhere:
+        return f"unknown key '{key}': did you mean '{elsewhere[0]}'?"
+    siblings = [name for name in known if name.rpartition(".")[0] == section]
+    if section and siblings:
+        return unknown(f"key in {section}", leaf, [name.rpartition(".")[2] for name in siblings])
+    hidden = ("hydra", "size")
+    return unknown("key", key, [name for name in known if "." not in name and name not in hidden])
+
+
+def _keys(composed: DictConfig) -> list[str]:
+    """Dotted names of every section and value. Nothing is resolved, so that a bad value does not hide the keys."""
+    found: list[str] = []
+    stack: list[tuple[str, Any]] = [("", OmegaConf.to_container(composed, resolve=False))]
+    while stack:
+        prefix, node = stack.pop()
+        for key, value in node.items():
+            name = f"{prefix}{key}"
+            found.append(name)
+            if isinstance(value, dict):
+                stack.append((f"{name}.", value))
+    return found
+
+
+def is_job_of_sweep() -> bool:
+    """Whether this process was started by a sweep, which has checked its settings already."""
+    return "MEMATTN_JOB" in os.environ

@@ -1,0 +1,115 @@
+"""The command line is checked, every job of a sweep, before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from experiments.errors import ConfigError
+from experiments.preflight import check_command_line
+
+MISTAKES = {
+    # unknown names
+    "modle=fam": "unknown key 'modle': did you mean 'mode' or 'model'? There are: backbone, data, force",
+    "model=famm": "unknown model 'famm': did you mean 'fam'? There are: block_window, fam, luna, transformer",
+    "task=lra_txt": "unknown task 'lra_txt': did you mean 'lra_text'? There are: lra_text, passkey",
+    "logger=wb": "unknown logger 'wb': There are: none, wandb",
+    "scale=huge": "unknown scale 'huge': There are: laptop, paper, smoke",
+    "mode=trian": "unknown mode 'trian': did you mean 'train'? There are: eval, list, plan, train",
+    "trainer=other": "unknown trainer 'other': There are: default",
+    "trainer.stps=3": "unknown key in trainer 'stps': did you mean 'steps'? There are: accumulate, batch_size",
+    "steps=3": "unknown key 'steps': did you mean 'trainer.steps'?",
+    "model=fam model.fam_length=3": "unknown key in model 'fam_length': did you mean 'fam_len'?",
+    "hydra.launcher.jbs=2": "unknown key in hydra.launcher 'jbs': did you mean 'jobs'?",
+    "hydra/launcher=cluster": "unknown hydra/launcher 'cluster': There are:",
+    "+study=spin": "unknown study 'spin': did you mean 'spine'? There are: spine",
+    # keys that are forced in, or out
+    "+typo=1": "unknown key 'typo': There are: backbone, data, force",
+    "++typo=1": "unknown key 'typo': There are: backbone, data, force",
+    "+trainer.typo=1": "unknown key in trainer 'typo': There are: accumulate",
+    "+trainer.steps=3": "+trainer.steps=3: the key exists, leave out the +",
+    "+model=fam": "+model=fam: write model=fam",
+    "~trainer.steps": "~trainer.steps: settings cannot be removed; set a value instead (trainer.steps=...)",
+    "study=spine": "study=spine: write +study=spine",
+    # syntax
+    "model": "cannot read 'model' (there is no '='): write key=value",
+    "=3": "cannot read '=3' (there is no key): write key=value",
+    "trainer.steps=[1,2": "cannot read 'trainer.steps=[1,2' (",
+    # types and ranges
+    "trainer.steps=abc": "trainer.steps='abc': expected a whole number",
+    "trainer.compile=3": "trainer.compile=3: expected true or false",
+    "trainer.steps=0": "trainer.steps=0: must be at least 1",
+    "seed=-1": "seed=-1: must lie in [0, 2^31)",
+    "backbone.width=33": "backbone.width=33 is not divisible by backbone.num_heads=4",
+    "model=fam model.fam_len=9999": "model.fam_len=9999: must lie between 0 and model.block_len=128",
+    "hydra.launcher.jobs=0": "hydra.launcher.jobs=0: how many jobs run at a time: auto, or a number from 1",
+    # without effect, or with another than it seems
+    "model=fam,luna": "model=fam,luna: several values need -m",
+    "+study=spine": "a study sweeps over model, task, seed: add -m",
+    "size.width=3": "size.width=3: the table of sizes is read-only here; set what reads it",
+    "task.scales.paper.steps=3": "task.scales.paper.steps=3: the table of sizes is read-only here",
+    "hydra.mode=MULTIRUN": "hydra.mode=MULTIRUN: use -m for a sweep",
+    "--config-dir elsewhere": "--config-dir is not supported: settings live in",
+    "run=ab": "run=ab has no effect with mode=train",
+    "mode=eval": "mode=eval needs run=<first digits of the run's hash>",
+    "mode=eval run=ab model=fam": "model=fam has no effect with mode=eval: it reads mode, run, data",
+    "mode=list seed=1": "seed=1 has no effect with mode=list",
+    "mode=list -m": "mode=list shows what exists: leave out -m",
+    # sweeps
+    "-m mode=train,plan": "mode=train,plan: one mode at a time",
+    "-m hydra.launcher.jobs=1,2": "hydra.launcher.jobs=1,2: one hydra.launcher.jobs at a time",
+    "-m hydra.sweeper.max_batch_size=1": "hydra.sweeper.max_batch_size=1: a sweep runs as a whole",
+    "-m model=fam,famm": "unknown model 'famm'",
+    "-m model=fam seed=0,1,-1": "seed=-1: must lie in [0, 2^31) (in the job seed=-1)",
+    "-m model=fam,transformer model.fam_len=2": "unknown key in model 'fam_len': There are: name "
+    "(in the job model=transformer)",
+    "-m model=fam,fam": "two jobs are the same run: model=fam and model=fam",
+}
+
+
+@pytest.mark.parametrize("command", MISTAKES)
+def test_a_mistake_is_one_clear_line(command: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_command_line(command.split())
+    assert str(caught.value).startswith(MISTAKES[command])
+    assert "\n" not in str(caught.value)
+
+
+def test_what_does_not_fit_together_is_found_before_the_first_job() -> None:
+    with pytest.raises(ConfigError, match=r"\(in the job model=transformer\)$"):
+        check_command_line(["-m", "model=luna,transformer", "backbone.pooling=memory"])
+
+
+def test_jobs_of_a_sweep_come_in_the_order_of_the_sweeper() -> None:
+    jobs = check_command_line(["-m", "model=fam,luna", "seed=0,1"])
+    assert [job.label for job in jobs] == [
+        "fam lra_text s0",
+        "fam lra_text s1",
+        "luna lra_text s0",
+        "luna lra_text s1",
+    ]
+
+
+def test_a_study_is_a_sweep_whose_lists_can_be_replaced() -> None:
+    jobs = check_command_line(["-m", "+study=spine"])
+    assert len(jobs) == 4 * 2 * 3
+    assert {job.study for job in jobs} == {"spine"}
+    jobs = check_command_line(["-m", "+study=spine", "model=fam", "seed=7"])
+    assert [job.label for job in jobs] == ["fam lra_text s7", "fam passkey s7"]
+
+
+def test_one_job_of_a_study_can_be_run_alone() -> None:
+    (job,) = check_command_line(["+study=spine", "model=fam", "task=passkey", "seed=2"])
+    assert (job.label, job.study) == ("fam passkey s2", "spine")
+
+
+@pytest.mark.parametrize("command", [["--help"], ["--hydra-help"], ["--info"]])
+def test_asking_for_help_is_left_to_hydra(command: list[str]) -> None:
+    assert check_command_line(command) == []
+
+
+def test_a_sweep_needs_a_results_folder_that_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"^cannot write there \(.*file/sweeps: Not a directory\): choose another"):
+        check_command_line(["-m", "seed=0,1", f"store.root={tmp_path / 'file'}"])

@@ -1,0 +1,243 @@
+"""What the laws need to know of each variant. A new one joins with an entry in :data:`CASES` and its reference.
+
+Everything is tiny: blocks of four tokens, width 8, two layers.
+"""
+
+import itertools
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import models
+from models.block_window import receptive_field
+
+SEGMENT = 4
+VOCAB_SIZE = 96
+WIDTH, FFN_WIDTH, NUM_HEADS = 8, 12, 2
+Options = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One variant under test."""
+
+    options: Options
+    """Small options, with a memory that reaches through a whole sequence or at least into the block before."""
+    others: tuple[Options, ...]
+    """More settings worth holding to causality and to chunk invariance."""
+    axes: dict[str, tuple]
+    """Values of options that parity with the reference must cover."""
+    regroup: tuple[Options, ...]
+    """Settings that change speed only."""
+    refuses: Callable[[Options], bool]
+    """Combinations of :data:`BACKBONE_AXES` and ``axes`` that cannot be built."""
+    num_parameters: Callable[[Options, bool, str], int]
+    """Closed form of one layer: (options, causal, norm) -> parameters without those of the feed-forward's step."""
+    state_size: Callable[[Options, int], int]
+    """Closed form of one causal layer: (options, tokens) -> numbers carried."""
+    reach: tuple[tuple[Options, Callable[[int], float]], ...]
+    """(options, depth -> how many tokens back the first token of a block receives gradient from)."""
+    both_ways: Options | None = None
+    """Backbone settings that ``causal=False`` needs."""
+
+
+def _norm(norm: str) -> int:
+    return WIDTH if norm == "rms" else 2 * WIDTH
+
+
+def _linear(rows: int, columns: int) -> int:
+    return rows * columns + rows
+
+
+def _attention(options: Options, causal: bool, norm: str) -> int:
+    """One norm, Q, K, V and the output projection: 4 D² + 4 D."""
+    return _norm(norm) + 4 * _linear(WIDTH, WIDTH)
+
+
+def _luna(options: Options, causal: bool, norm: str) -> int:
+    """5 D² tied and 7 D² untied (arXiv 2106.01540); the causal form packs with one matrix."""
+    copies = 1 if options["tied"] else 2
+    pack = 1 if causal else copies
+    return (_norm(norm) if causal else 2 * _norm(norm)) + (3 + pack + copies) * _linear(WIDTH, WIDTH)
+
+
+def _cached(options: Options, num_tokens: int) -> int:
+    """Keys and values of up to m whole blocks and of the open one."""
+    whole, num_open = divmod(num_tokens, SEGMENT)
+    return 2 * WIDTH * (min(whole, options["memory_blocks"]) * SEGMENT + num_open)
+
+
+def _window_reach(memory_blocks: int) -> Callable[[int], float]:
+    return lambda depth: receptive_field(SEGMENT, memory_blocks, depth)
+
+
+_WINDOW_REGROUP: tuple[Options, ...] = ({"blocks_at_once": 1}, {"blocks_at_once": 2}, {"blocks_at_once": 100})
+
+CASES: dict[str, Case] = {
+    "transformer": Case(
+        options={},
+        others=(),
+        axes={},
+        regroup=(),
+        refuses=lambda options: options["reads"] == "memory",
+        num_parameters=_attention,
+        state_size=lambda options, num_tokens: 2 * num_tokens * WIDTH,
+        reach=(({}, lambda depth: math.inf),),
+    ),
+    "block_window": Case(
+        options={"block_len": SEGMENT, "memory_blocks": 1},
+        others=(
+            {"block_len": SEGMENT, "memory_blocks": 0},
+            {"block_len": SEGMENT, "memory_blocks": 2, "blocks_at_once": 2},
+            {"block_len": SEGMENT, "memory_blocks": 1, "stop_gradient": True},
+        ),
+        axes={"block_len": (SEGMENT,), "memory_blocks": (0, 1, 2, 3), "stop_gradient": (False, True)},
+        regroup=_WINDOW_REGROUP,
+        refuses=lambda options: (
+            options["reads"] == "memory" or (options["stop_gradient"] and not options["memory_blocks"])
+        ),
+        num_parameters=_attention,
+        state_size=_cached,
+        reach=(
+            ({"block_len": SEGMENT, "memory_blocks": 0}, _window_reach(0)),
+            ({"block_len": SEGMENT, "memory_blocks": 1}, _window_reach(1)),
+            ({"block_len": SEGMENT, "memory_blocks": 2}, _window_reach(2)),
+            ({"block_len": SEGMENT, "memory_blocks": 2, "stop_gradient": True}, lambda depth: 0),
+        ),
+    ),
+    "luna": Case(
+        options={"memory_len": 3, "tied": False, "chunk_len": 4},
+        others=({"memory_len": 5, "tied": True, "chunk_len": 3},),
+        axes={"memory_len": (1, 3, 6), "tied": (False, True), "chunk_len": (1, 3, 64)},
+        regroup=({"chunk_len": 1}, {"chunk_len": 5}, {"chunk_len": 1000}),
+        refuses=lambda options: not options["causal"] and options["positions"] in ("rope", "both"),
+        num_parameters=_luna,
+        state_size=lambda options, num_tokens: 2 * options["memory_len"] * WIDTH,
+        reach=(({"memory_len": 3, "chunk_len": 4}, lambda depth: math.inf),),
+        both_ways={"positions": "learned"},
+    ),
+    "fam": Case(
+        options={"block_len": SEGMENT, "fam_len": 2, "memory_blocks": 0},
+        others=(
+            {"block_len": SEGMENT, "fam_len": 3, "memory_blocks": 1, "blocks_at_once": 2},
+            {"block_len": SEGMENT, "fam_len": SEGMENT, "memory_blocks": 2, "rescale": True},
+            {"block_len": SEGMENT, "fam_len": 0, "memory_blocks": 1},
+        ),
+        axes={
+            "block_len": (SEGMENT,),
+            "memory_blocks": (0, 1, 2, 3),
+            "fam_len": (0, 1, 2, SEGMENT),
+            "rescale": (False, True),
+        },
+        regroup=_WINDOW_REGROUP,
+        refuses=lambda options: not options["fam_len"] and (options["reads"] == "memory" or options["rescale"]),
+        num_parameters=_attention,
+        state_size=lambda options, num_tokens: options["fam_len"] * WIDTH + _cached(options, num_tokens),
+        reach=(
+            ({"block_len": SEGMENT, "fam_len": 2, "memory_blocks": 0}, lambda depth: math.inf),
+            ({"block_len": SEGMENT, "fam_len": 1, "memory_blocks": 1}, lambda depth: math.inf),
+            ({"block_len": SEGMENT, "fam_len": 0, "memory_blocks": 1}, _window_reach(1)),
+        ),
+    ),
+}
+
+VARIANTS = models.available()
+#: What all variants share, as values that parity with the reference must cover.
+BACKBONE_AXES: dict[str, tuple] = {
+    "ffn": ("gelu", "gated"),
+    "norm": ("layer", "rms"),
+    "norm_position": ("pre", "post"),
+    "positions": ("learned", "rope", "both", "none"),
+    "reads": ("next_token", "mean", "cls", "memory", "concat", "interaction"),
+    "causal": (True, False),
+    "padded": (False, True),
+    "num_tokens": (SEGMENT - 1, SEGMENT, 2 * SEGMENT, 3 * SEGMENT + 2),
+}
+#: (name, options) of every variant in every setting that the entry names.
+SETTINGS = [(name, options) for name, case in CASES.items() for options in (case.options, *case.others)]
+
+
+def build(name: str, *, seed: int = 0, **overrides: Any) -> models.Model:
+    """A tiny float64 model whose parameters are all random, biases and norms included."""
+    settings: Options = {"width": WIDTH, "ffn_width": FFN_WIDTH, "num_heads": NUM_HEADS, "depth": 2, "max_len": 64}
+    settings |= {"vocab_size": VOCAB_SIZE, "causal": True}
+    if not overrides.get("causal", True):
+        settings |= CASES[name].both_ways or {}
+    model = models.build_model(name, **(settings | overrides)).double()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+            parameter.add_(noise, alpha=0.1)
+    return model
+
+
+def regrouped(model: models.Model, **options: Any) -> models.Model:
+    """The same model with other settings of speed."""
+    settings = {field: getattr(model.options, field) for field in model.options.__dataclass_fields__}
+    shared = {field: getattr(model.config, field) for field in model.config.__dataclass_fields__}
+    other = models.build_model(
+        model.variant,
+        vocab_size=model.embedding.num_embeddings,
+        max_len=model.max_len,
+        num_classes=model.num_classes,
+        causal=model.causal,
+        **(shared | settings | options),
+    )
+    other.double().load_state_dict(model.state_dict())
+    return other
+
+
+def distinct_tokens(*shape: int, seed: int = 0) -> Tensor:
+    """Every token of the batch is another symbol, so that a row of the embedding's gradient is one token's gradient."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(VOCAB_SIZE, generator=generator)[: math.prod(shape)].reshape(shape)
+
+
+def random_tokens(*shape: int, seed: int = 0) -> Tensor:
+    """Symbols drawn at random."""
+    return torch.randint(VOCAB_SIZE, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def top_rows(model: models.Model, tokens: Tensor, state: models.ModelState | None = None) -> Tensor:
+    """The normed rows below the head, ``[B, T, D]``: a classifier has them too."""
+    rows: list[Tensor] = []
+    handle = model.norm.register_forward_hook(lambda module, args, output: rows.append(output))
+    model(tokens, None, state)
+    handle.remove()
+    return rows[0]
+
+
+def token_gradients(model: models.Model, tokens: Tensor, value: Tensor) -> Tensor:
+    """d value / d embedding of each token, ``[*tokens.shape, D]``; the tokens must be distinct."""
+    assert tokens.unique().numel() == tokens.numel()
+    (gradient,) = torch.autograd.grad(value, model.embedding.weight, retain_graph=True)
+    return gradient[tokens]
+
+
+def covering(name: str) -> list[Options]:
+    """Settings in which every possible pair of values of any two axes occurs: a few dozen instead of thousands."""
+    axes, refuses = BACKBONE_AXES | CASES[name].axes, CASES[name].refuses
+    choose, seen, chosen, misses = random.Random(0), set[Any](), [], 0
+
+    def is_valid(setting: Options) -> bool:
+        # A next token must not be seen; and in front of a causal sequence, CLS sees nothing.
+        fits = setting["causal"] or setting["reads"] != "next_token"
+        return fits and not (setting["causal"] and setting["reads"] == "cls") and not refuses(setting)
+
+    def pairs(setting: Options) -> set:
+        return set(itertools.combinations(sorted((axis, str(value)) for axis, value in setting.items()), 2))
+
+    while misses < 5:
+        drawn = [{axis: choose.choice(values) for axis, values in axes.items()} for _ in range(100)]
+        best = max(filter(is_valid, drawn), key=lambda setting: len(pairs(setting) - seen))
+        misses = 0 if pairs(best) - seen else misses + 1
+        if not misses:
+            seen |= pairs(best)
+            chosen.append(best)
+    return chosen

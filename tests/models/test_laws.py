@@ -1,0 +1,486 @@
+"""The laws that every variant obeys, over all registered variants.
+
+1 causality · 2 pieces of any size · 3 parity with the reference · 4 padding · 5 limits · 6 reach of the gradient ·
+7 accounting. A variant is under test by being registered; it then needs a reference (``tests/reference``) and an entry in
+``cases.py``.
+"""
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import models
+from tests import reference
+from tests.models.cases import (
+    CASES,
+    FFN_WIDTH,
+    SEGMENT,
+    SETTINGS,
+    VARIANTS,
+    VOCAB_SIZE,
+    WIDTH,
+    Options,
+    build,
+    covering,
+    distinct_tokens,
+    random_tokens,
+    regrouped,
+    token_gradients,
+    top_rows,
+)
+
+BACKBONES: tuple[Options, ...] = (
+    {"positions": "rope", "norm_position": "pre"},
+    {"positions": "learned", "norm_position": "post", "norm": "rms", "ffn": "gated"},
+)
+
+
+def label(value: Any) -> str | None:
+    """Short test names for dictionaries of options."""
+    return "-".join(f"{v}" for v in value.values()) or "plain" if isinstance(value, dict) else None
+
+
+def assert_close(actual: Any, expected: Any, tolerance: float = 1e-10) -> None:
+    """Equal states or tensors: whole numbers exactly, tensors within ``tolerance`` of their largest entry (or of 1)."""
+    if isinstance(expected, Tensor):
+        assert actual.shape == expected.shape
+        if expected.numel():
+            error = (actual - expected).abs().max() / max(1.0, expected.abs().max())
+            assert error <= tolerance
+    elif isinstance(expected, tuple):
+        for one, other in zip(actual, expected, strict=True):
+            assert_close(one, other, tolerance)
+    else:
+        assert actual == expected
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_is_under_test(name: str) -> None:
+    assert name in reference.BLOCKS, f"{name} has no reference: add tests/reference/{name}.py"
+    assert name in CASES, f"{name} has no entry in tests/models/cases.py"
+
+
+# ---- 1 causality
+
+
+@pytest.mark.parametrize("backbone", BACKBONES, ids=label)
+@pytest.mark.parametrize(("name", "options"), SETTINGS, ids=label)
+def test_a_token_changes_nothing_before_it(name: str, options: Options, backbone: Options) -> None:
+    num_tokens = 3 * SEGMENT + 2
+    model = build(name, **backbone, **options)
+    # Sequence t of the batch has its token t changed, so that one pair of calls tries all places.
+    original = random_tokens(1, num_tokens).expand(num_tokens, -1)
+    changed = original.clone()
+    changed.diagonal().add_(1).remainder_(VOCAB_SIZE)
+    before, after = model(original)[0], model(changed)[0]
+    for t in range(num_tokens):
+        assert torch.equal(before[t, :t], after[t, :t]), f"token {t} leaks to the places before it"
+        assert not torch.equal(before[t, t], after[t, t])
+        same_block = (t + 1) % SEGMENT != 0
+        if t + 1 < num_tokens and (same_block or options == CASES[name].options):
+            assert not torch.equal(before[t, t + 1], after[t, t + 1]), f"token {t} does not reach the next place"
+
+
+@pytest.mark.parametrize("backbone", BACKBONES, ids=label)
+@pytest.mark.parametrize(("name", "options"), SETTINGS, ids=label)
+def test_no_gradient_flows_to_later_tokens(name: str, options: Options, backbone: Options) -> None:
+    num_tokens = 2 * SEGMENT + 1
+    model = build(name, **backbone, **options)
+    tokens = distinct_tokens(num_tokens, num_tokens)
+    # Sequence t looks at its logits at place t.
+    value = model(tokens)[0].diagonal().square().sum()
+    reaches = token_gradients(model, tokens, value).abs().sum(dim=-1)  # [t, source]
+    assert torch.count_nonzero(reaches.triu(1)) == 0
+    assert reaches.diagonal().min() > 0
+
+
+# ---- 2 pieces of any size
+
+
+@pytest.mark.parametrize("backbone", BACKBONES, ids=label)
+@pytest.mark.parametrize(("name", "options"), SETTINGS, ids=label)
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_pieces_give_the_same_as_the_whole(name: str, options: Options, backbone: Options, data: st.DataObject) -> None:
+    num_tokens = 5 * SEGMENT + 3
+    cuts = data.draw(st.sets(st.integers(1, num_tokens - 1)), label="cuts")
+    model, tokens = build(name, **backbone, **options), random_tokens(2, num_tokens)
+    whole, state_of_whole = model(tokens)
+
+    # Each piece may even go through another grouping.
+    groupings = [model, *(regrouped(model, **other) for other in CASES[name].regroup)]
+    edges, state, logits = [0, *sorted(cuts), num_tokens], model.init_state(2), []
+    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+        grouping = data.draw(st.sampled_from(groupings), label="grouping")
+        piece, state = grouping(tokens[:, start:stop], None, state)
+        logits.append(piece)
+    assert_close(torch.cat(logits, dim=1), whole)
+    assert_close(state, state_of_whole)
+
+
+@pytest.mark.parametrize(("name", "options"), SETTINGS, ids=label)
+def test_one_token_at_a_time(name: str, options: Options) -> None:
+    model, tokens = build(name, **options), random_tokens(2, 3 * SEGMENT + 2)
+    whole, state_of_whole = model(tokens)
+    state = None
+    for place in range(tokens.shape[1]):
+        logits, state = model(tokens[:, place : place + 1], None, state)
+        assert_close(logits[:, 0], whole[:, place])
+    assert_close(state, state_of_whole)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_an_empty_piece_changes_nothing(name: str) -> None:
+    model, tokens = build(name, **CASES[name].options), random_tokens(2, SEGMENT + 1)
+    nothing, state = model(tokens[:, :0])
+    assert nothing.shape == (2, 0, VOCAB_SIZE)
+    logits, state = model(tokens, None, state)
+    assert_close(logits, model(tokens)[0])
+    assert_close(model(tokens[:, :0], None, state)[1], state)
+
+
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "both ways"])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_grouping_changes_speed_only(name: str, causal: bool) -> None:
+    model = build(name, causal=causal, num_classes=3, **CASES[name].options)
+    tokens = random_tokens(3, 5 * SEGMENT + 1)
+    mask = torch.arange(tokens.shape[1]) < torch.tensor([[tokens.shape[1]], [3 * SEGMENT], [SEGMENT + 1]])
+    for other in CASES[name].regroup:
+        fast = regrouped(model, **other)
+        assert_close(fast(tokens)[0], model(tokens)[0])
+        assert_close(fast(tokens, mask)[0], model(tokens, mask)[0])
+
+
+# ---- 3 parity with the reference
+
+PARITY = [(name, setting) for name in VARIANTS if name in CASES for setting in covering(name)]
+Quantities = dict[str, Tensor]
+
+
+def build_setting(name: str, setting: Options) -> tuple[models.Model, str | None]:
+    """The model of a parity setting, and how it reads pairs."""
+    names = {field for cls in (models.BackboneConfig, models.options_class(name)) for field in cls.__dataclass_fields__}
+    overrides = {key: value for key, value in setting.items() if key in names}
+    reads = setting["reads"]
+    pair = reads if reads in ("concat", "interaction") else None
+    return build(
+        name,
+        **overrides,
+        causal=setting["causal"],
+        num_classes=None if reads == "next_token" else 3,
+        pair=pair,
+        pooling=None if reads == "next_token" or pair else reads,
+    ), pair
+
+
+def tokens_and_mask(setting: Options) -> tuple[Tensor, Tensor | None]:
+    """Two sequences (or pairs) of distinct symbols; padded, their lengths differ."""
+    shape = (2, 2) if setting["reads"] in ("concat", "interaction") else (2,)
+    num_tokens = setting["num_tokens"]
+    tokens = distinct_tokens(*shape, num_tokens)
+    if not setting["padded"]:
+        return tokens, None
+    lengths = torch.tensor([num_tokens, (num_tokens + 1) // 2, 1, max(1, num_tokens - 2)])
+    lengths = lengths[: 2 ** len(shape)].reshape(shape)
+    return tokens, torch.arange(num_tokens) < lengths[..., None]
+
+
+def of_fast_form(model: models.Model, tokens: Tensor, mask: Tensor | None, names: list[str]) -> Quantities:
+    """What the reference names, as the fast form gives it."""
+    logits, state = model(tokens, mask)
+    found = {}
+    for name in names:
+        kind, sequence, *place = name.split(".")
+        if kind == "logits":
+            value = logits[int(sequence)]
+            found[name] = value[mask[int(sequence)]] if mask is not None and model.num_classes is None else value
+        else:
+            value = getattr(state.layers[int(place[0])], place[1])
+            value = torch.as_tensor(value, dtype=logits.dtype)
+            # What all sequences share (FAM's prompt) has a batch of one.
+            found[name] = value[min(int(sequence), len(value) - 1)] if value.ndim else value
+    return found
+
+
+def of_reference(model: models.Model, tokens: Tensor, mask: Tensor | None, pair: str | None) -> Quantities:
+    """Logits, and states. A padded sequence's cache also holds padding, which the reference never sees."""
+    found = {}
+    for sequence, outcome in enumerate(reference.forward(model, tokens, mask, pair=pair)):
+        found[f"logits.{sequence}"] = outcome.logits
+        for layer, state in enumerate(outcome.states):
+            for field, value in state.items():
+                if mask is None or field in ("fam", "key_pack", "pack_value"):
+                    found[f"state.{sequence}.{layer}.{field}"] = torch.as_tensor(value).double()
+    return found
+
+
+def gradients(model: models.Model, quantities: Quantities) -> Quantities:
+    """Of a random weighting of all quantities, by every parameter; the embedding's rows are the tokens' gradients."""
+    generator = torch.Generator().manual_seed(1)
+    loss = torch.zeros((), dtype=torch.float64)
+    for _, value in sorted(quantities.items()):
+        weights = torch.randn(value.shape, generator=generator, dtype=torch.float64)
+        loss = loss + (weights * value).sum()
+    parameters = dict(model.named_parameters())
+    found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
+    return {f"gradient.{name}": gradient for name, gradient in zip(parameters, found, strict=True)}
+
+
+def assert_parity(actual: Quantities, expected: Quantities, tolerance: float) -> None:
+    """Each tensor agrees within ``tolerance`` of its own largest entry.
+
+    Some gradients are zero on paper (a key's bias under softmax) and rounding in practice: nothing smaller than a hundredth
+    of the largest entry of all tensors counts as the measure.
+    """
+    floor = 0.01 * max(value.abs().max().item() for value in expected.values() if value.numel())
+    for name, value in expected.items():
+        assert actual[name].shape == value.shape, name
+        if value.numel():
+            error = (actual[name].double() - value.double()).abs().max() / max(floor, value.abs().max())
+            assert error <= tolerance, f"{name}: relative error {error:.1e}"
+
+
+@pytest.mark.parametrize(("name", "setting"), PARITY, ids=label)
+def test_parity_with_the_reference(name: str, setting: Options) -> None:
+    model, pair = build_setting(name, setting)
+    tokens, mask = tokens_and_mask(setting)
+    expected = of_reference(model, tokens, mask, pair)
+    expected_gradients = gradients(model, expected)
+    for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
+        fast = copy.deepcopy(model).to(dtype)
+        actual = of_fast_form(fast, tokens, mask, list(expected))
+        assert_parity(actual, expected, tolerance)
+        assert_parity(gradients(fast, actual), expected_gradients, tolerance)
+
+
+# ---- 4 padding
+
+
+def padded_batch() -> tuple[Tensor, Tensor]:
+    """Six sequences in seven blocks: whole, within a block, at a border, shorter than a block, one token, none at all."""
+    lengths = torch.tensor([7 * SEGMENT, 3 * SEGMENT + 2, 2 * SEGMENT, SEGMENT - 1, 1, 0])
+    return random_tokens(6, 7 * SEGMENT), torch.arange(7 * SEGMENT) < lengths[:, None]
+
+
+def reads_of(name: str) -> list[Options]:
+    """Ways to read a padded sequence."""
+    both_ways = {"causal": False, "num_classes": 3}
+    reads: list[Options] = [
+        {"causal": True},
+        {"causal": True, "num_classes": 3},
+        {**both_ways, "pooling": "mean"},
+        {**both_ways, "pooling": "cls"},
+    ]
+    setting = CASES[name].options | {"reads": "memory", "causal": False, "positions": "learned"}
+    return reads if CASES[name].refuses(setting) else [*reads, {**both_ways, "pooling": "memory"}]
+
+
+PADDING = [
+    (name, options, reads) for name, options in SETTINGS if options == CASES[name].options for reads in reads_of(name)
+]
+
+
+@pytest.mark.parametrize(("name", "options", "reads"), PADDING, ids=label)
+def test_what_stands_behind_the_mask_changes_nothing(name: str, options: Options, reads: Options) -> None:
+    tokens, mask = padded_batch()
+    tokens, mask = tokens[:-1], mask[:-1]
+    other = torch.where(mask, tokens, random_tokens(*tokens.shape, seed=1))
+    model = build(name, **options, **reads)
+    (logits, state), (other_logits, other_state) = model(tokens, mask), model(other, mask)
+    if "num_classes" in reads:
+        assert torch.equal(logits, other_logits)
+    else:
+        assert torch.equal(logits[mask], other_logits[mask])
+    for memory, other_memory in zip(model.memories(state), model.memories(other_state), strict=True):
+        assert memory is other_memory is None or torch.equal(memory, other_memory)
+
+
+@pytest.mark.parametrize(("name", "options", "reads"), PADDING, ids=label)
+def test_a_padded_sequence_is_the_sequence_alone(name: str, options: Options, reads: Options) -> None:
+    tokens, mask = padded_batch()
+    model = build(name, **options, **reads)
+    logits, state = model(tokens, mask)
+    for index, length in enumerate(mask.sum(dim=1).tolist()[:-1]):
+        alone, state_alone = model(tokens[index : index + 1, :length])
+        padded = logits[index : index + 1]
+        assert_close(padded if "num_classes" in reads else padded[:, :length], alone)
+        if name == "fam":
+            assert_close(state.layers[-1].fam[index], state_alone.layers[-1].fam[0])
+        if name == "luna" and reads["causal"]:
+            assert_close(state.layers[-1].pack_value[index], state_alone.layers[-1].pack_value[0])
+
+
+@pytest.mark.parametrize(("name", "options", "reads"), PADDING, ids=label)
+def test_padding_has_no_gradient_and_no_nan(name: str, options: Options, reads: Options) -> None:
+    tokens, mask = padded_batch()
+    model = build(name, vocab_size=tokens.numel(), **options, **reads)
+    tokens = torch.arange(tokens.numel()).reshape(tokens.shape)
+    logits, _ = model(tokens, mask)
+    assert logits.isfinite().all()
+    # The last sequence has no real token: it must stay finite, but what it says is nobody's business.
+    logits = logits[:-1] if "num_classes" in reads else logits[mask]
+    logits.square().sum().backward()
+    for parameter_name, parameter in model.named_parameters():
+        assert parameter.grad is None or parameter.grad.isfinite().all(), parameter_name
+    assert model.embedding.weight.grad is not None
+    assert torch.count_nonzero(model.embedding.weight.grad[tokens][~mask]) == 0
+
+
+# ---- 5 limits
+
+
+@pytest.mark.parametrize("memory_blocks", [0, 1, 2])
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "both ways"])
+def test_fam_without_feedback_is_block_window(causal: bool, memory_blocks: int) -> None:
+    shared: Options = {"block_len": SEGMENT, "memory_blocks": memory_blocks, "causal": causal, "num_classes": 3}
+    fam, window = build("fam", fam_len=0, **shared), build("block_window", **shared)
+    window.load_state_dict(fam.state_dict())
+    tokens, mask = padded_batch()
+    for padding in (None, mask):
+        logits, state = fam(tokens, padding)
+        window_logits, window_state = window(tokens, padding)
+        assert torch.equal(logits, window_logits)
+        for layer, window_layer in zip(state.layers, window_state.layers, strict=True):
+            assert torch.equal(layer.keys, window_layer.keys)
+            assert torch.equal(layer.values, window_layer.values)
+
+
+@pytest.mark.parametrize("num_tokens", [1, SEGMENT, 4 * SEGMENT - 1, 4 * SEGMENT])
+@pytest.mark.parametrize(
+    ("causal", "window"),
+    [
+        (True, {"block_len": 4 * SEGMENT, "memory_blocks": 0}),
+        (False, {"block_len": 4 * SEGMENT, "memory_blocks": 0}),
+        (True, {"block_len": SEGMENT, "memory_blocks": 3}),
+        (True, {"block_len": 1, "memory_blocks": 4 * SEGMENT}),
+    ],
+    ids=label,
+)
+def test_a_window_over_everything_is_the_transformer(causal: bool, window: Options, num_tokens: int) -> None:
+    windowed = build("block_window", causal=causal, num_classes=3, **window)
+    plain = build("transformer", causal=causal, num_classes=3)
+    plain.load_state_dict(windowed.state_dict())
+    tokens = random_tokens(2, num_tokens)
+    (logits, state), (plain_logits, plain_state) = windowed(tokens), plain(tokens)
+    assert_close(logits, plain_logits, 1e-13)
+    for layer, plain_layer in zip(state.layers, plain_state.layers, strict=True):
+        assert_close((layer.keys, layer.values), tuple(plain_layer), 1e-13)
+
+
+def test_fam_within_one_block_is_the_transformer_with_its_prompt_as_prefix() -> None:
+    """The prompt reads itself only, and every token reads the prompt: a prefix language model."""
+    num_slots, num_tokens = 3, 6
+    fam = build("fam", block_len=8, fam_len=num_slots, positions="none")
+    plain = build("transformer", causal=False, num_classes=2, positions="none")
+    tokens = random_tokens(1, num_tokens)
+    assert fam.learned_memory is not None
+    rows = torch.cat((fam.learned_memory[None], fam.embedding(tokens)), dim=1)
+    visible = torch.ones(num_slots + num_tokens, num_slots + num_tokens, dtype=torch.bool).tril()
+    visible[:num_slots, :num_slots] = True
+    for block, plain_block in zip(fam.blocks, plain.blocks, strict=True):
+        plain_block.load_state_dict(block.state_dict())
+        q, k, v = plain_block.project(plain_block.attend.before(rows))
+        scores = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).masked_fill(~visible, -torch.inf)
+        rows = plain_block.attend.after(rows, plain_block.project.output(scores.softmax(dim=-1) @ v))
+        rows = plain_block.feed.after(rows, plain_block.ffn(plain_block.feed.before(rows)))
+    assert_close(fam(tokens)[0], fam.head(fam.norm(rows[:, num_slots:])), 1e-13)
+
+
+# ---- 6 reach of the gradient
+
+REACH = [(name, *reach) for name, case in CASES.items() for reach in case.reach]
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "both ways"])
+@pytest.mark.parametrize(("name", "options", "reach"), REACH, ids=label)
+def test_gradient_reaches_as_far_as_the_memory(
+    name: str, options: Options, reach: Any, causal: bool, depth: int
+) -> None:
+    num_blocks = 8
+    border = (num_blocks - 1) * SEGMENT
+    model = build(name, depth=depth, causal=causal, num_classes=3, **options)
+    tokens = distinct_tokens(1, num_blocks * SEGMENT)
+    rows = top_rows(model, tokens)[0]
+    # The first and the last token of the last block reach equally far: memory comes in whole blocks.
+    for place in (border, border + SEGMENT - 1):
+        reached = token_gradients(model, tokens, rows[place].square().sum())[0].abs().sum(dim=-1)
+        earliest = int(max(0, border - reach(depth)))
+        assert torch.count_nonzero(reached[:earliest]) == 0
+        assert reached[earliest] > 0
+
+
+def test_stopped_gradient_still_teaches_the_projections() -> None:
+    """Inputs of the memory blocks are constants, but W_K and W_V go on learning from them."""
+    model = build("block_window", depth=1, block_len=SEGMENT, memory_blocks=1, stop_gradient=True)
+    weight = next(p for name, p in model.named_parameters() if name.endswith("qkv.weight"))
+    tokens = distinct_tokens(1, 2 * SEGMENT)
+    (stopped,) = torch.autograd.grad(top_rows(model, tokens)[0, SEGMENT:].square().sum(), weight)
+    # The same with a memory block that is a constant throughout.
+    with torch.no_grad():
+        _, state = model(tokens[:, :SEGMENT])
+    (constant,) = torch.autograd.grad(top_rows(model, tokens[:, SEGMENT:], state).square().sum(), weight)
+    queries, keys, values = (stopped - constant).split(WIDTH)
+    assert_close(queries, torch.zeros_like(queries))
+    assert keys.abs().max() > 1e-3
+    assert values.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "both ways"])
+def test_stopped_gradient_changes_no_number(causal: bool) -> None:
+    shared: Options = {"causal": causal, "num_classes": 3, "block_len": SEGMENT, "memory_blocks": 2}
+    stopped, plain = build("block_window", stop_gradient=True, **shared), build("block_window", **shared)
+    plain.load_state_dict(stopped.state_dict())
+    tokens = random_tokens(2, 4 * SEGMENT + 1)
+    assert_close(stopped(tokens), plain(tokens), 1e-13)
+
+
+# ---- 7 accounting
+
+
+@pytest.mark.parametrize(("name", "options"), SETTINGS, ids=label)
+def test_state_size_counts_what_is_carried(name: str, options: Options) -> None:
+    model = build(name, depth=3, **options)
+    for num_tokens in (1, SEGMENT - 1, SEGMENT, SEGMENT + 1, 2 * SEGMENT, 5 * SEGMENT + 3, 16 * SEGMENT):
+        _, state = model(random_tokens(2, num_tokens))
+        carried = sum(tensor[0].numel() for tensor in models.tensors(state))
+        assert model.state_size(num_tokens) == carried == 3 * CASES[name].state_size(options, num_tokens)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_state_of_a_classifier_is_counted_too(name: str, pooling: str) -> None:
+    model = build(name, causal=False, num_classes=3, pooling=pooling, **CASES[name].options)
+    _, state = model(random_tokens(2, 3 * SEGMENT + 1))
+    assert model.state_size(3 * SEGMENT + 1) == sum(tensor[0].numel() for tensor in models.tensors(state))
+
+
+@pytest.mark.parametrize("ffn", ["gelu", "gated"])
+@pytest.mark.parametrize("norm", ["layer", "rms"])
+@pytest.mark.parametrize("reads", ["next_token", "mean", "cls", "concat", "interaction"])
+@pytest.mark.parametrize(("name", "options"), SETTINGS, ids=label)
+def test_number_of_parameters(name: str, options: Options, reads: str, norm: str, ffn: str) -> None:
+    num_classes, depth, max_len, is_cls = 5, 3, 20, reads == "cls"
+    causal = reads == "next_token"
+    setting: Options = {"norm": norm, "ffn": ffn, "depth": depth, "max_len": max_len, "positions": "learned"}
+    setting |= {"causal": causal, "num_classes": None if causal else num_classes}
+    if reads in ("mean", "cls"):
+        setting["pooling"] = reads
+    elif not causal:
+        setting["pair"] = reads
+    model = build(name, **setting, **options)
+
+    norm_size = WIDTH if norm == "rms" else 2 * WIDTH
+    hidden = (2 if ffn == "gated" else 1) * FFN_WIDTH
+    feed_forward = norm_size + hidden * (WIDTH + 1) + WIDTH * (FFN_WIDTH + 1)
+    layers = depth * (CASES[name].num_parameters(options, causal, norm) + feed_forward)
+    below = WIDTH * (VOCAB_SIZE + (max_len + is_cls) + is_cls + (options.get("memory_len") or options.get("fam_len", 0)))
+    features = WIDTH * {"concat": 2, "interaction": 4}.get(reads, 1)
+    head = WIDTH * VOCAB_SIZE if causal else FFN_WIDTH * (features + 1) + num_classes * (FFN_WIDTH + 1)
+    assert model.num_parameters() == below + layers + norm_size + head

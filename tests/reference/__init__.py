@@ -1,0 +1,23 @@
+"""Naive loops that define each variant: the fast forms of ``models/`` equal them in outputs, states and gradients.
+
+A variant joins with one file that holds ``block(layer, rows, memory) -> LayerOutcome`` and one line here.
+"""
+
+from typing import Any
+
+from torch import Tensor
+
+from tests.reference import backbone, block_window, fam, luna, transformer
+from tests.reference.backbone import Block, Outcome
+
+BLOCKS: dict[str, Block] = {
+    "block_window": block_window.block,
+    "fam": fam.block,
+    "luna": luna.block,
+    "transformer": transformer.block,
+}
+
+
+def forward(model: Any, tokens: Tensor, mask: Tensor | None = None, **settings: Any) -> list[Outcome]:
+    """What ``model(tokens, mask)`` should give, one outcome per sequence; see :func:`backbone.forward`."""
+    return backbone.forward(BLOCKS[model.variant], model, tokens, mask, **settings)
