@@ -36,7 +36,7 @@ run: $(SETUP)
 	$(PY) run.py $(RUN)
 
 test: lint
-	$(PY) -m pytest $(PYTEST)
+	OMP_NUM_THREADS=1 $(PY) -m pytest $(PYTEST)
 
 lint: $(DEV)
 	$(PY) -m ruff check .

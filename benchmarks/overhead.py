@@ -2,8 +2,7 @@
 
 The plain loop is what one would write by hand: batch, forward, loss, backward, clip, AdamW. The engine is
 ``run.py``'s own, whole: Lightning, its loader and hooks, our rows, heartbeat and locks. Both take the same
-steps in turns, in CPU time on one thread; a step's time runs from the start of its forward pass to the start
-of the next one's.
+steps in turns, in CPU time on one thread; a step's time runs from one update of the weights to the next.
 """
 
 import contextlib
@@ -16,8 +15,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-import models
 from benchmarks.measure import Timing, Verdict, circumstances
 from experiments.config import RunConfig, build_model, build_task
 from experiments.hardware import Hardware
@@ -48,15 +47,10 @@ def settings(model: str, task: str, scale: str, steps: int, store: str) -> RunCo
 
 
 @contextlib.contextmanager
-def forward_starts() -> Iterator[list[float]]:
-    """CPU times at which training forward passes of whole models begin, as long as the context lasts."""
+def optimizer_steps() -> Iterator[list[float]]:
+    """CPU times at which optimiser steps begin, whoever takes them, as long as the context lasts."""
     starts: list[float] = []
-
-    def note(module: nn.Module, _: Any) -> None:
-        if isinstance(module, models.Model) and module.training:
-            starts.append(time.process_time())
-
-    handle = nn.modules.module.register_module_forward_pre_hook(note)
+    handle = register_optimizer_step_pre_hook(lambda *_: starts.append(time.process_time()))
     try:
         yield starts
     finally:
@@ -70,13 +64,13 @@ def engine_steps(model: str, task: str, scale: str, steps: int) -> list[float]:
         RuntimeError: The run failed; holds what it printed.
     """
     printed = io.StringIO()
-    with tempfile.TemporaryDirectory() as store, forward_starts() as starts:
+    with tempfile.TemporaryDirectory() as store, optimizer_steps() as starts:
         config = settings(model, task, scale, steps, store)
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
             code = run_job(config)
     if code:
         raise RuntimeError(f"the engine's run exited {code}: {printed.getvalue()}")
-    return gaps(starts[:steps])
+    return gaps(starts)
 
 
 def plain_steps(model: str, task: str, scale: str, steps: int) -> tuple[list[float], list[float]]:
@@ -89,7 +83,7 @@ def plain_steps(model: str, task: str, scale: str, steps: int) -> tuple[list[flo
     betas = (config.trainer.beta1, config.trainer.beta2)
     optimizer = make_optimizer(network.parameter_groups(config.trainer.weight_decay), betas=betas)
     loading = []
-    with forward_starts() as starts:
+    with optimizer_steps() as starts:
         for step in range(steps):
             begun = time.process_time()
             batch = source.train_batch(step, config.trainer.batch_size)

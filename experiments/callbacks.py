@@ -77,6 +77,7 @@ class RunCallback(lightning.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes it back."""
         self.history = [(step, value) for step, value in state_dict["history"]]
+        self.now = self.now._replace(metric=self.history[-1][1] if self.history else None)
         self._seconds_before = state_dict["seconds"]
 
     def begin(self, step: int) -> None:
@@ -168,7 +169,7 @@ class RunCallback(lightning.Callback):
         return progress
 
     def _record(self, row: dict[str, Any]) -> None:
-        """Stores and mirrors a row; that of a validation which is made up for may be there already."""
+        """Stores and mirrors a row; the row of a validation that is made up for may be there already."""
         stored = self.folder.metrics() if self.now.step == self._first_step else []
         if (row["step"], row["split"]) not in [(old["step"], old["split"]) for old in stored]:
             self.folder.append_metrics(row)

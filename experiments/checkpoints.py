@@ -1,7 +1,7 @@
 """Checkpoints that survive a kill at any moment and run no code when they are read.
 
-Two kinds: ``training`` (Lightning's own content plus ours, to go on from) and ``weights`` (of the best step, to test
-with). Both hold plain types and tensors only, and name the run that they belong to.
+Two kinds: ``training`` (Lightning's own content plus ours, to go on from) and ``weights`` (of the best step, to
+test with). Both hold plain types and tensors only, and name the run that they belong to.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ _REMEDY = "start this run over with force=true"
 
 
 def save(path: Path, content: Mapping[str, Any], *, kind: Kind, run_id: str) -> None:
-    """Replaces a checkpoint as a whole: it is the old one or the new one, whenever the process or the disk gives up.
+    """Replaces a checkpoint as a whole: it is the old one or the new one, whenever process or disk give up.
 
     Raises:
         CheckpointError: it could not be written; the old one is still there.
     """
-    # Through memory: a full disk is then an ordinary OSError of one write, not a crash inside torch's zip writer.
+    # Through memory: a full disk is then an ordinary OSError of one write, not a crash in torch's zip writer.
     buffer = io.BytesIO()
     torch.save({**content, "format": FORMAT, "kind": kind, "run_id": run_id}, buffer)
     try:
@@ -92,13 +92,13 @@ def load_weights(model: nn.Module, weights: Mapping[str, Any], path: Path) -> No
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
     stored = {name: getattr(tensor, "shape", None) for name, tensor in weights.items()}
     if expected != stored:
-        name = next(iter(sorted(name for name in expected | stored if expected.get(name) != stored.get(name))))
-        raise CheckpointError(f"{path} holds another model ({name} differs; has the code changed?): {_REMEDY}")
+        name = min(name for name in expected | stored if expected.get(name) != stored.get(name))
+        raise CheckpointError(f"{path} holds another model ({name} differs): {_REMEDY}")
     model.load_state_dict(weights)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Deletes half-written files of processes that were killed. Only for the one that holds the run's lock."""
+    """Deletes half-written files of processes that were killed. Only for whoever holds the run's lock."""
     for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)
 
@@ -119,13 +119,11 @@ class RunCheckpointIO(CheckpointIO):
         super().__init__()
         self.run_id = run_id
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """See :func:`save`."""
         save(Path(path), checkpoint, kind="training", run_id=self.run_id)
 
-    def load_checkpoint(
-        self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """See :func:`load`; always weights-only."""
         return load(Path(path), kind="training", run_id=self.run_id)
 

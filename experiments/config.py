@@ -4,8 +4,8 @@ Hydra checks neither ranges nor ``+new=keys``. So every section goes through ``O
 runs ``__post_init__``, after its keys were compared with the fields of its dataclass. What comes out is plain Python:
 nothing behind this module knows OmegaConf.
 
-Importing this module loads neither torch nor Lightning; typing a config loads torch, as models/ holds the options of the
-variants.
+Importing this module loads neither torch nor Lightning; typing a config loads torch, as the options of the variants live
+in models/.
 """
 
 from __future__ import annotations
@@ -250,9 +250,7 @@ class RunConfig:
 def check_mode(mode: str, *, run: str | None, force: bool) -> None:
     """Refuses settings that the mode would ignore, and asks for those that it needs."""
     if mode == "eval" and not run:
-        raise ConfigError(
-            "mode=eval needs run=<first digits of the run's hash>: see results/runs/<task>/<model>/"
-        )
+        raise ConfigError("mode=eval needs run=<first digits of the run's hash>: see results/runs/<task>/<model>/")
     if mode != "eval" and run:
         raise ConfigError(f"run={run} has no effect with mode={mode}: it names the run for mode=eval")
     if force and mode in ("eval", "list"):
@@ -308,9 +306,7 @@ def sweep_folder(root: str | None, mode: str) -> Path:
 
 def register_resolvers() -> None:
     """Makes known what conf/config.yaml calls ``${sweep_folder:...}``."""
-    OmegaConf.register_new_resolver(
-        "sweep_folder", lambda root, mode: str(sweep_folder(root, mode)), replace=True
-    )
+    OmegaConf.register_new_resolver("sweep_folder", lambda root, mode: str(sweep_folder(root, mode)), replace=True)
 
 
 def build_task(config: RunConfig) -> Task:
@@ -318,9 +314,7 @@ def build_task(config: RunConfig) -> Task:
     import data
 
     options = config.task.options
-    return data.build_task(
-        config.task.name, options, root=config.data.root, cache=config.data.cache, seed=config.seed
-    )
+    return data.build_task(config.task.name, options, root=config.data.root, cache=config.data.cache, seed=config.seed)
 
 
 def build_model(config: RunConfig, task: Task) -> Model:
@@ -350,9 +344,7 @@ def typed(cls: type, values: Mapping[str, Any], key: str) -> Any:
     _refuse_unknown(values, [item.name for item in fields(cls)], key)
     for item in fields(cls):  # OmegaConf would take any number for a truth value
         if item.type in (bool, "bool") and not isinstance(values.get(item.name, True), bool):
-            raise ConfigError(
-                f"{_join(key, item.name)}={values[item.name]!r}: expected {_TYPE_WORDS['bool']}"
-            )
+            raise ConfigError(f"{_join(key, item.name)}={values[item.name]!r}: expected {_TYPE_WORDS['bool']}")
     try:
         schema = OmegaConf.structured(cls)
         return OmegaConf.to_object(OmegaConf.merge(schema, dict(values)))
@@ -380,9 +372,7 @@ def _model_config(values: dict[str, Any]) -> ModelConfig:
     import models
 
     name, options = _split_options(values, "model", ("name", "variant"), models.available())
-    return ModelConfig(
-        name["name"], name.get("variant"), typed(models.options_class(name["name"]), options, "model")
-    )
+    return ModelConfig(name["name"], name.get("variant"), typed(models.options_class(name["name"]), options, "model"))
 
 
 def _task_config(values: dict[str, Any]) -> TaskConfig:
@@ -430,9 +420,7 @@ def _section(values: dict[str, Any], name: str) -> dict[str, Any]:
     if section is None:
         section = {}
     if not isinstance(section, dict):
-        raise ConfigError(
-            f"{name}={section}: is a section; set one of its keys, such as {name}.<key>=<value>"
-        )
+        raise ConfigError(f"{name}={section}: is a section; set one of its keys, such as {name}.<key>=<value>")
     return dict(section)
 
 
@@ -468,11 +456,7 @@ def _join(section: str, name: Any) -> str:
 
 
 def _shallow(instance: Any) -> dict[str, Any]:
-    return (
-        {item.name: getattr(instance, item.name) for item in fields(instance)}
-        if is_dataclass(instance)
-        else {}
-    )
+    return {item.name: getattr(instance, item.name) for item in fields(instance)} if is_dataclass(instance) else {}
 
 
 def _check(holds: bool, key: str, value: Any, rule: str) -> None:

@@ -1,7 +1,7 @@
 """What the memory holds: its size, its rank and how alike its slots are, per layer and update.
 
-A memory that is not used, that collapses into one direction or that blows up gives good-looking code and bad numbers.
-These three curves tell: RMS (does it grow?), effective rank (do the slots differ?), mean cosine (or are they copies?).
+A memory that is not used, that collapses into one direction or that blows up is seen in no test, only in bad
+numbers. Three curves tell: RMS (does it grow?), effective rank (do its slots differ?), cosine (are they copies?).
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def diagnose(model: Model, batch: Batch, *, hardware: Hardware) -> Diagnostics |
     if not layers:
         return None
     empty = (float("nan"),) * len(MEASURES)
-    table = np.array([[values[index] or empty for values in measured] for index in layers])  # [layers, updates, 3]
+    table = np.array([[values[index] or empty for values in measured] for index in layers])
     return Diagnostics(np.array(layers), np.array(ends), *np.moveaxis(table, -1, 0))
 
 
@@ -80,7 +80,7 @@ def measure(memory: Tensor) -> tuple[float, float, float]:
     rank = torch.special.entr(shares).sum(-1).exp().mean()
     directions = torch.nn.functional.normalize(memory, dim=-1)
     slots = memory.shape[1]
-    summed = directions.sum(1).square().sum(-1) - directions.square().sum((1, 2))  # sum over all pairs i != j
+    summed = directions.sum(1).square().sum(-1) - directions.square().sum((1, 2))  # over all pairs i != j
     cosine = (summed / max(slots * (slots - 1), 1)).mean() if slots > 1 else torch.tensor(float("nan"))
     return float(memory.square().mean().sqrt()), float(rank), float(cosine)
 

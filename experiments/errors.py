@@ -12,7 +12,6 @@ import signal
 from collections.abc import Iterable
 from enum import IntEnum
 
-
 #: What the system says when a folder cannot be written, or is none.
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
@@ -80,7 +79,8 @@ def unknown(kind: str, name: str, choices: Iterable[str]) -> str:
     "unknown model 'fma': did you mean 'fam'? There are: fam, luna"
     """
     known = sorted(choices)
-    close = difflib.get_close_matches(name, known, n=2)
+    swapped = [word for word in known if sorted(word) == sorted(name)]
+    close = swapped or difflib.get_close_matches(name, known, n=2, cutoff=0.7)
     hint = f"did you mean {' or '.join(repr(word) for word in close)}? " if close else ""
     return f"unknown {kind} '{name}': {hint}There are: {', '.join(known) or 'none'}"
 

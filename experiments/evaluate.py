@@ -78,9 +78,7 @@ def evaluate_run(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
         def progress(done: int, total: int) -> None:
             display.show(now._replace(phase=f"testing {done / max(total, 1):.0%}"))
 
-        test = evaluate_split(
-            model, task, "test", config=config.trainer, hardware=hardware, progress=progress
-        )
+        test = evaluate_split(model, task, "test", config=config.trainer, hardware=hardware, progress=progress)
     metrics = tested_fields(test)
     before = {name: stored[name] for name in metrics if name in stored}
     _print_comparison(folder, metrics, before)
@@ -100,6 +98,6 @@ def _print_comparison(folder: RunFolder, metrics: dict[str, Any], stored: dict[s
     width = max(map(len, metrics))
     print(f"{folder.run_id}\n  {'':{width}}  {'now':>12}  {'stored':>12}")
     for name, value in metrics.items():
-        old = f"{stored[name]:.6g}" if name in stored else "–"
+        old = f"{stored[name]:.6g}" if name in stored else "-"
         differs = "  differs" if stored.get(name, value) != value else ""
         print(f"  {name:{width}}  {value:>12.6g}  {old:>12}{differs}")

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -73,7 +73,7 @@ def _counter(model: nn.Module) -> Callable[[Shape], int]:
         # The plain backend is made of products that can be counted; the fused ones are one opaque operation each.
         fake, products = FakeTensorMode(allow_non_fake_inputs=True), _Products()
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), fake, products:
-            weights = {name: fake.from_tensor(tensor) for name, tensor in tensors}
+            weights: dict[str, Tensor] = {name: fake.from_tensor(tensor) for name, tensor in tensors}
             functional_call(copied, weights, (torch.zeros(shape, dtype=torch.long), None, None))
         return 3 * products.flops
 

@@ -1,4 +1,4 @@
-"""What a run computes on: the choice of device and precision, and the facts that are recorded beside a number."""
+"""What a run computes on: the choice of device and precision, and the facts recorded beside a number."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import torch
 
+from experiments.errors import ConfigError
+
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "32", "bf16")
 
@@ -28,11 +30,11 @@ class Hardware(NamedTuple):
     def choose(cls, device: str = "auto", precision: str = "auto") -> Hardware:
         """Resolves ``auto``.
 
-        A GPU where there is one. bfloat16 on GPUs that have it; float32 elsewhere, since bfloat16 is slower on most
-        CPUs. ``mps`` is only taken when asked for.
+        A GPU where there is one. bfloat16 on GPUs that have it; float32 elsewhere, since bfloat16 is slower on
+        most CPUs. ``mps`` is only taken when asked for.
 
         Raises:
-            ValueError: the device is not there, or a value is unknown.
+            ConfigError: the device is not there, or a value is unknown.
         """
         chosen = _choose_device(device)
         return cls(chosen, _choose_precision(precision, chosen))
@@ -46,20 +48,20 @@ class Hardware(NamedTuple):
 
 def _choose_device(device: str) -> str:
     if device not in DEVICES:
-        raise ValueError(f"trainer.device={device!r}: choose one of {', '.join(DEVICES)}")
+        raise ConfigError(f"trainer.device={device!r}: choose one of {', '.join(DEVICES)}")
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("trainer.device=cuda: torch sees no CUDA device here; use trainer.device=auto or cpu")
+        raise ConfigError("trainer.device=cuda: torch sees no GPU here; use trainer.device=auto or cpu")
     if device == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("trainer.device=mps: torch sees no Apple GPU here; use trainer.device=auto or cpu")
+        raise ConfigError("trainer.device=mps: torch sees no Apple GPU here; use trainer.device=auto or cpu")
     return device
 
 
 def _choose_precision(precision: str, device: str) -> str:
     precision = str(precision)
     if precision not in PRECISIONS:
-        raise ValueError(f"trainer.precision={precision!r}: choose one of {', '.join(PRECISIONS)}")
+        raise ConfigError(f"trainer.precision={precision!r}: choose one of {', '.join(PRECISIONS)}")
     if precision == "auto":
         return "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "32"
     return precision
@@ -85,7 +87,6 @@ def git_sha() -> str | None:
     return done.stdout.strip() or None
 
 
-@cache
 def hardware_line(device: str) -> str:
     """One line that says what a time or a memory figure was measured on."""
     if device == "cuda":

@@ -35,7 +35,7 @@ from experiments.errors import (
     explain_os_error,
     first_line,
 )
-from experiments.preflight import check_run
+from experiments.preflight import check_run, is_job_of_sweep
 from experiments.store import (
     MissingSource,
     RunFolder,
@@ -47,6 +47,10 @@ from experiments.store import (
 )
 
 Train = Callable[[RunConfig, RunFolder], dict[str, Any]]
+
+#: Seconds that a job of a sweep waits for a run's lock. The jobs of a sweep that was killed need a moment to keep a
+#: checkpoint, and the same command may come at once.
+_PATIENCE = 20.0
 
 
 class Failure(NamedTuple):
@@ -100,7 +104,7 @@ def run_job(config: RunConfig, *, train: Train | None = None) -> int:
             _announce(folder=str(folder.path), data=f"{source.name}: {source.detail}")
             if not config.force and folder.is_done:
                 return _skip(config, folder)
-            with folder.lock():
+            with folder.lock(patience=_PATIENCE if is_job_of_sweep() else 0.5):
                 return _attempt(config, folder, source, train or _train)
     except BaseException as error:
         failure = classify(error)
@@ -118,9 +122,7 @@ def evaluate_job(config: RunConfig) -> int:
         with _raising_interrupted():
             folder = find_run(config.store.runs, str(config.run))
             if not folder.is_done:
-                raise ConfigError(
-                    f"run {folder.run_id} is {folder.state}, not done: train it to its end first"
-                )
+                raise ConfigError(f"run {folder.run_id} is {folder.state}, not done: train it to its end first")
             stored = folder.config()
             trainer = replace(
                 stored.trainer,
@@ -145,9 +147,7 @@ def classify(error: BaseException) -> Failure:
         return Failure("locked", ExitCode.FAILED, str(error))
     if _is_out_of_memory(error):
         advice = "try a larger trainer.accumulate, or a smaller trainer.batch_size"
-        return Failure(
-            "out_of_memory", ExitCode.OUT_OF_MEMORY, f"out of memory ({first_line(error)}): {advice}"
-        )
+        return Failure("out_of_memory", ExitCode.OUT_OF_MEMORY, f"out of memory ({first_line(error)}): {advice}")
     if isinstance(error, OSError):
         code = ExitCode.USER_ERROR if error.errno in NOT_WRITABLE else ExitCode.FAILED
         return Failure("failed", code, explain_os_error(error))
@@ -259,11 +259,15 @@ def _store_failure(folder: RunFolder, failure: Failure, error: BaseException) ->
         folder.write_error(f"{failure.message}\n\n{trace}")
 
 
+#: How torch says it, on CPUs and GPUs, where it has no type of its own for it.
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+
+
 def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     text = str(error)
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
+    return isinstance(error, RuntimeError) and any(words in text for words in _NO_MEMORY)
 
 
 def _is_users_mistake(error: BaseException) -> bool:

@@ -76,7 +76,7 @@ class LocalLauncher(Launcher):
             raise SystemExit(print_plan(configs, settings))
         everything = zip(job_overrides, configs, settings, strict=True)
         jobs = [Job(index + 1, len(configs), folder, *job) for index, job in enumerate(everything)]
-        raise SystemExit(run_sweep(jobs, folder, places=places(self.jobs, configs)))
+        raise SystemExit(run_sweep(jobs, folder, places=find_places(self.jobs, configs)))
 
     def _typed(self, overrides: Sequence[str]) -> RunConfig:
         assert self.context is not None
@@ -174,9 +174,14 @@ class Job:
             )
         self.status = "running"
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether its process was started and has ended."""
+        return self.process is not None and self.process.poll() is not None
+
     def send(self, number: int) -> None:
         """Sends a signal, unless the process has ended."""
-        if self.process is not None and self.process.poll() is None:
+        if self.process is not None and not self.has_ended:
             self.process.send_signal(number)
 
     def finish(self, *, interrupted: bool) -> None:
@@ -189,9 +194,7 @@ class Job:
         self.message = self.last_line().removeprefix(f"{self.mark} {self.config.label}").strip()
         if code < 0 and not interrupted:
             hint = " (the system may have run out of memory)" if -code == signal.SIGKILL else ""
-            self.message = (
-                f"killed by {signal.Signals(-code).name}{hint}; last line: {self.message or 'none'}"
-            )
+            self.message = f"killed by {signal.Signals(-code).name}{hint}; last line: {self.message or 'none'}"
 
     def last_line(self) -> str:
         """The last line that the process printed."""
@@ -251,7 +254,7 @@ def run_sweep(
     return ExitCode.OK if all(job.status in ("ok", "skipped") for job in jobs) else ExitCode.FAILED
 
 
-def places(jobs: int | str, configs: Sequence[RunConfig]) -> list[dict[str, str]]:
+def find_places(jobs: int | str, configs: Sequence[RunConfig]) -> list[dict[str, str]]:
     """The environment of each job that may run at the same time: each GPU to one job, or as many as the cores carry."""
     gpus = [] if all(config.trainer.device == "cpu" for config in configs) else _visible_gpus()
     threads = max(config.trainer.threads for config in configs)
@@ -322,9 +325,7 @@ def _run_all(
                     display.note("stopping: each job keeps a checkpoint (once more to kill them)")
                     for job in running:
                         job.send(interruption.signal_number)
-                for job in [
-                    job for job in running if job.process is not None and job.process.poll() is not None
-                ]:
+                for job in [job for job in running if job.has_ended]:
                     running.remove(job)
                     free.append(job.place)
                     _end(job, display, interrupted=passed_on)
@@ -412,7 +413,7 @@ class _Bars:
             BarColumn(bar_width=24),
             TextColumn("{task.fields[text]}"),
         )
-        self._progress = Progress(*columns, refresh_per_second=4)
+        self._progress = Progress(*columns, refresh_per_second=4, transient=True)
         self._tasks: dict[int, Any] = {}
         self._jobs = {job.number: job for job in jobs}
         self._progress.start()

@@ -1,7 +1,7 @@
 """One optimiser step, for every kind of task.
 
-The step is a pure function of (weights, optimiser, seed, step): the random generator is seeded anew at each step and the
-batch depends on (seed, step) only. That is all there is to exact resume; no generator state is ever saved.
+The step is a pure function of (weights, optimiser, seed, step): the random generator is seeded anew at each step
+and the batch depends on (seed, step) only. That is all there is to exact resume; no generator state is ever saved.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightning
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -28,20 +29,20 @@ _MASK = (1 << 64) - 1
 
 def derive_seed(seed: int, *path: int) -> int:
     """A well-mixed seed for one purpose (SplitMix64), so that neighbouring seeds and steps share nothing."""
-    mixed = seed & _MASK
-    for part in (*path, 0):
+    mixed = 0
+    for part in (seed, *path):
         mixed = (mixed + part + 0x9E3779B97F4A7C15) & _MASK
         mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
         mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & _MASK
         mixed ^= mixed >> 31
-    return mixed >> 1  # torch wants a signed 64-bit number in some places
+    return mixed >> 1  # some generators want a signed 64-bit number
 
 
 class SequenceModule(lightning.LightningModule):
     """What training shares over all kinds of tasks. A subclass says what the loss of a batch is.
 
-    Optimisation is manual in Lightning's sense: a step owns its whole batch, cuts it into ``accumulate`` parts, and sees
-    the norm of the gradient; and it spares Lightning's closures at every step.
+    Optimisation is manual in Lightning's sense: a step owns its whole batch, cuts it into ``accumulate`` parts and
+    sees the norm of the gradient; and it spares Lightning's closures at every step.
 
     Args:
         model: ``(tokens, mask, state) -> (logits, state)``.
@@ -50,21 +51,21 @@ class SequenceModule(lightning.LightningModule):
         seed: of the run.
     """
 
-    def __init__(
-        self, model: nn.Module, trainer_config: TrainerConfig, *, hardware: Hardware, seed: int
-    ) -> None:
+    def __init__(self, model: nn.Module, trainer_config: TrainerConfig, *, hardware: Hardware, seed: int) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.model = model
+        self.model: Any = model  # more than a Module: see models.Model
         self.trainer_config = trainer_config
         self.hardware = hardware
         self.seed = seed
-        self.losses: list[Tensor] = []  # of the steps since the last row of metrics; on the device, so nothing waits
+        # Of the steps since the last row of metrics. They stay on the device, so that no step waits for it.
+        self.losses: list[Tensor] = []
         self.gradient_norms: list[Tensor] = []
-        self.passes: Counter[tuple[int, ...]] = Counter()  # forward and backward passes by shape of the tokens
+        # Of the whole run: forward and backward passes by shape of the tokens, and tokens, padding included.
+        self.passes: Counter[tuple[int, ...]] = Counter()
         self.tokens = 0
         # A function and no submodule: the weights keep their own names, and evaluation runs uncompiled.
-        self.run_model: Any = torch.compile(model.__call__) if trainer_config.compile else model
+        self.run_model: Any = torch.compile(model.forward) if trainer_config.compile else model.forward
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Sum of the weighted losses of a part of a batch."""
@@ -94,6 +95,7 @@ class SequenceModule(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One optimiser step on one global batch."""
         step, optimizer = self.trainer.global_step, self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
         step_seed = derive_seed(self.seed, step)
         torch.manual_seed(step_seed)
         normaliser, losses = self.normaliser(batch), []
@@ -105,14 +107,14 @@ class SequenceModule(lightning.LightningModule):
             losses.append(loss.detach())
         limit = self.trainer_config.clip_norm
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), float("inf") if limit is None else limit)
-        set_learning_rate(optimizer, self.learning_rate(step))
+        set_learning_rate(optimizer.optimizer, self.learning_rate(step))
         optimizer.step()
         optimizer.zero_grad()
         self.losses.append(losses[0] if len(losses) == 1 else torch.stack(losses).sum())
         self.gradient_norms.append(norm)
 
     def _forward(self, batch: Batch, *, seed: int, step: int) -> tuple[Tensor, Any]:
-        """Summed loss of a part of a batch, and the state after it. Autocast must not reach the backward pass."""
+        """Summed loss of a part of a batch, and the state after it; autocast stays out of the backward pass."""
         size = len(batch.targets)
         self.passes[tuple(batch.tokens.shape)] += 1
         self.tokens += batch.tokens.numel()
@@ -192,7 +194,7 @@ class NextTokenModule(SequenceModule):
         return each.sum() if weights is None else (each * weights.flatten()).sum()
 
     def normaliser(self, batch: Batch) -> float:
-        """Number of sequences when the targets are weighted (their weights sum to the same in each), else of tokens."""
+        """Number of sequences when targets are weighted (to the same sum in each sequence), else of tokens."""
         if batch.weights is not None:
             return float(len(batch.targets))
         return float(batch.targets.numel() if batch.mask is None else batch.mask.sum())

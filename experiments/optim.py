@@ -1,6 +1,6 @@
 """AdamW and the learning rate as a pure function of the step.
 
-No scheduler object holds any state, so a resumed run needs nothing restored to go on with the right learning rate.
+No scheduler holds any state, so a resumed run needs nothing restored to go on with the right learning rate.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ def make_optimizer(
     """AdamW over the model's own parameter groups.
 
     Args:
-        groups: dicts with ``params`` and ``weight_decay``; an optional ``lr_scale`` multiplies the learning rate of
-            a group.
+        groups: dicts with ``params`` and ``weight_decay``; an optional ``lr_scale`` multiplies the learning rate
+            of a group.
         betas: decay of the two moments.
-        device_type: where the parameters live. One fused kernel per step is several times faster than a loop over
-            many small tensors, on a CPU too.
+        device_type: where the parameters live. One fused kernel per step is several times faster than a loop
+            over many small tensors, on a CPU too.
     """
     filled = [group for group in groups if group["params"]]
     return torch.optim.AdamW(filled, lr=0.0, betas=betas, fused=device_type in ("cpu", "cuda"))

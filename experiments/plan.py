@@ -25,9 +25,7 @@ def print_plan(configs: Sequence[RunConfig], settings: Sequence[str] | None = No
     Returns:
         The exit code: 2 when the data of a job cannot be found, else 0.
     """
-    rows = [
-        _row(config, label) for config, label in zip(configs, settings or [""] * len(configs), strict=True)
-    ]
+    rows = [_row(config, label) for config, label in zip(configs, settings or [""] * len(configs), strict=True)]
     header = HEADER
     if not any(settings or []):
         place = HEADER.index("settings")

@@ -36,6 +36,9 @@ from experiments.store import MissingSource, identify
 
 CONF = REPOSITORY / "conf"
 
+#: Bytes that a sweep needs at least: Hydra's record of it, the table and logs.
+_ROOM = 1 << 18
+
 #: What mode=eval and mode=list read of the command line; the stored run says the rest.
 _READ_BY = {
     "eval": (
@@ -132,15 +135,11 @@ def _check_key(override: Override) -> None:
     if key == "hydra.mode":
         raise ConfigError(f"{text}: use -m for a sweep, and nothing for one run")
     if key == "hydra.sweeper.max_batch_size":
-        raise ConfigError(
-            f"{text}: a sweep runs as a whole; hydra.launcher.jobs says how many jobs run at a time"
-        )
+        raise ConfigError(f"{text}: a sweep runs as a whole; hydra.launcher.jobs says how many jobs run at a time")
     if key == "hydra.launcher.jobs" and not re.fullmatch(r"auto|[1-9]\d*", _values(override)[0]):
         raise ConfigError(f"{text}: how many jobs run at a time: auto, or a number from 1")
     if key == "size" or key.startswith(("size.", "task.scales")):
-        raise ConfigError(
-            f"{text}: the table of sizes is read-only here; set what reads it, such as backbone.width"
-        )
+        raise ConfigError(f"{text}: the table of sizes is read-only here; set what reads it, such as backbone.width")
     if key == "study" and not override.is_add():
         raise ConfigError(f"{text}: write +{text}")
     if override.is_add() and not override.is_force_add() and key in groups() and key != "study":
@@ -170,9 +169,7 @@ def _check_mode(overrides: Sequence[Override], *, multirun: bool) -> None:
     if swept and not multirun:
         raise ConfigError(f"{_text(swept[0])}: several values need -m (python run.py -m ...)")
     for override in swept:
-        if override.key_or_group in ("mode", "study", "store.root") or override.key_or_group.startswith(
-            "hydra"
-        ):
+        if override.key_or_group in ("mode", "study", "store.root") or override.key_or_group.startswith("hydra"):
             raise ConfigError(f"{_text(override)}: one {override.key_or_group} at a time")
     mode = next((_values(item)[0] for item in reversed(overrides) if item.key_or_group == "mode"), "train")
     if mode == "list" and multirun:
@@ -198,9 +195,7 @@ def _jobs(overrides: Sequence[Override], *, multirun: bool) -> Iterator[list[str
             _check_choices(override)
         yield from BasicSweeper.split_arguments(parsed, None)[0]
         return
-    free = [
-        key for key in params if not any(override.key_or_group == key.lstrip("+") for override in overrides)
-    ]
+    free = [key for key in params if not any(override.key_or_group == key.lstrip("+") for override in overrides)]
     if free:
         raise ConfigError(f"a study sweeps over {', '.join(free)}: add -m, or choose one of each")
     yield fixed
@@ -237,11 +232,11 @@ def _refuse_duplicates(jobs: Sequence[list[str]], configs: Sequence[RunConfig]) 
 
 
 def _check_writable(folder: Path) -> None:
-    """Creates the folder of sweeps, which Hydra would otherwise do, with a traceback."""
+    """Creates the folder of sweeps and tries to write there; Hydra would fail with a traceback."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        with tempfile.TemporaryFile(dir=folder) as handle:
+            handle.write(bytes(_ROOM))
     except OSError as error:
         raise ConfigError(explain_os_error(error)) from error
 
@@ -282,9 +277,7 @@ def _diagnose(overrides: list[str], error: Exception) -> str:
 def _unknown_key(key: str, known: Sequence[str]) -> str:
     """Names the keys of the section that the user meant, and the same name in another section."""
     section, _, leaf = key.rpartition(".")
-    elsewhere = [
-        name for name in known if name.rpartition(".")[2] == leaf and not name.startswith(("size", "hydra"))
-    ]
+    elsewhere = [name for name in known if name.rpartition(".")[2] == leaf and not name.startswith(("size", "hydra"))]
     if elsewhere:
         return f"unknown key '{key}': did you mean '{elsewhere[0]}'?"
     siblings = [name for name in known if name.rpartition(".")[0] == section]

@@ -1,4 +1,4 @@
-"""What a run shows while it works: a bar on a terminal, a line now and then elsewhere, and status.json for others."""
+"""What a run shows while it works: a bar on a terminal, a line now and then elsewhere, and status.json."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 STATUS_SECONDS = 1.0
 LINE_SECONDS = 10.0
+
+#: Columns of a terminal on which a bar has room for its title.
+_WIDE = 110
 
 
 class Snapshot(NamedTuple):
@@ -46,7 +49,7 @@ class Snapshot(NamedTuple):
 
 
 class Display:
-    """Shows snapshots to whoever sits in front. This one shows nothing: in a sweep the parent reads status.json."""
+    """Shows snapshots to whoever is watching. This one shows nothing: in a sweep the parent reads status.json."""
 
     def __enter__(self) -> Display:
         return self
@@ -89,8 +92,11 @@ class Bar(Display):
     """A bar that stays on one line of a terminal."""
 
     def __init__(self, title: str, console: Console | None = None) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[text]}"))
-        self._progress = Progress(*columns, console=console, auto_refresh=False)
+        console = console or Console()
+        columns = [BarColumn(bar_width=None), TextColumn("{task.fields[text]}")]
+        if console.width >= _WIDE:
+            columns.insert(0, TextColumn("{task.description}"))
+        self._progress = Progress(*columns, console=console, auto_refresh=False, expand=True)
         self._task = self._progress.add_task(title, total=None, text="")
         self._progress.start()
 
@@ -138,7 +144,7 @@ class Reporter:
         self.display.show(snapshot, important=important)
         if self.due():
             self._next = time.monotonic() + STATUS_SECONDS
-            with suppress(OSError):  # a heartbeat is worth no run; a full disk shows at the next row or checkpoint
+            with suppress(OSError):  # a heartbeat is worth no run; what is wrong shows at the next checkpoint
                 self._folder.write_status("running", **snapshot._asdict())
 
 

@@ -99,9 +99,7 @@ def identify(config: RunConfig, source: Source) -> Identity:
 
 def run_folder(config: RunConfig, source: Source) -> RunFolder:
     """The folder of a run; nothing is created."""
-    return RunFolder(
-        config.store.runs / config.task.name / config.model.name / identify(config, source).run_id
-    )
+    return RunFolder(config.store.runs / config.task.name / config.model.name / identify(config, source).run_id)
 
 
 def find_run(runs: Path, prefix: str) -> RunFolder:
@@ -205,21 +203,20 @@ class RunFolder:
         return stored
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, *, patience: float = 0.5) -> Iterator[None]:
         """Holds the folder for this process; the system lets go when the process dies, however it dies.
+
+        Args:
+            patience: seconds to wait for another process to let go; some, as :meth:`is_locked` holds it for an instant.
 
         Raises:
             LockedError: another process holds it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / "lock").open("a+", encoding="utf-8") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _try_lock(handle, patience):
                 owner = _owner(handle)
-                raise LockedError(
-                    f"run {self.run_id} is already running ({owner}): wait, or stop it"
-                ) from None
+                raise LockedError(f"run {self.run_id} is already running ({owner}): wait, or stop it")
             handle.truncate(0)
             handle.write(f"process {os.getpid()} on {socket.gethostname()}")
             handle.flush()
@@ -266,9 +263,7 @@ class RunFolder:
             return build_run_config(stored)
         except Exception as error:  # whatever the parsers make of a torn or edited file
             reason = first_line(error)
-            raise StoreError(
-                f"{self.config_file} cannot be read ({reason}): start over with force=true"
-            ) from error
+            raise StoreError(f"{self.config_file} cannot be read ({reason}): start over with force=true") from error
 
     def status(self) -> dict[str, Any]:
         """The last status, or an empty dict when there is none that can be read."""
@@ -338,9 +333,7 @@ class RunFolder:
             return None
         problem = self._problem(text)
         if problem:
-            raise StoreError(
-                f"{self.result_file} {problem}: restore it, or start this run over with force=true"
-            )
+            raise StoreError(f"{self.result_file} {problem}: restore it, or start this run over with force=true")
         return json.loads(text)
 
     def _problem(self, text: str) -> str | None:
@@ -405,16 +398,25 @@ def atomic_path(path: Path, *, sync: bool = True) -> Iterator[Path]:
 
 def _json(value: Mapping[str, Any], *, indent: int | None = 2) -> str:
     """Strict JSON: what is no number (a diverged loss) becomes null."""
-    finite = {
-        key: None if isinstance(item, float) and not math.isfinite(item) else item
-        for key, item in value.items()
-    }
+    finite = {key: None if isinstance(item, float) and not math.isfinite(item) else item for key, item in value.items()}
     return json.dumps(finite, indent=indent, allow_nan=False, default=str)
 
 
 def _digest(settings: Mapping[str, Any]) -> str:
     text = json.dumps(settings, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:HASH_DIGITS]
+
+
+def _try_lock(handle: IO[str], patience: float) -> bool:
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.1)
 
 
 def _owner(handle: IO[str]) -> str:

@@ -106,20 +106,20 @@ def interval(rows: Sequence[Row]) -> Interval | None:
 
 
 def _examples_behind(row: Row) -> int | None:
-    """How many test examples the headline is the mean of.
+    """How many test examples the headline is the mean of, where that is beyond doubt.
 
-    Only when they are known to be: a task may score more (longer prompts) than its headline counts, and an interval
-    over too many examples would look too sure.
+    A task may score more (longer prompts) than its headline counts, and an interval over too many examples would look
+    too sure. So the slices must add up to the headline, and not each of them alone.
     """
     n, score = row.result.get("test/n"), row.score
     if not n or score is None or row.folder is None:
         return None
-    with (
-        suppress(OSError, KeyError, ValueError),
-        RunFolder(row.folder).slices_file.open(encoding="utf-8") as handle,
-    ):
-        hits = sum(float(slice_["n"]) * float(slice_[row.metric]) for slice_ in csv.DictReader(handle))
-        return int(n) if math.isclose(hits / n, score, abs_tol=1e-9) else None
+    with suppress(OSError, KeyError, ValueError):
+        with RunFolder(row.folder).slices_file.open(encoding="utf-8") as handle:
+            slices = [(float(line["n"]), float(line[row.metric])) for line in csv.DictReader(handle)]
+        adds_up = math.isclose(sum(count * value for count, value in slices) / n, score, abs_tol=1e-9)
+        ambiguous = len(slices) > 1 and all(value == score for _, value in slices)
+        return int(n) if adds_up and not ambiguous else None
     return None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import netrc
 import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 from experiments.config import to_plain
-from experiments.errors import first_line
 
 if TYPE_CHECKING:
     from experiments.config import RunConfig
@@ -71,10 +71,16 @@ class WandbTracker(Tracker):
         self._run: Any = None
         self._folder = folder
         self._mode = wandb_mode(config.logger.mode)
-        self._try(lambda: self._start(config, facts))
-        if self._run is None and self._mode == "online":
+        os.environ.setdefault("WANDB_SILENT", "true")  # its settings come too late for what it says when it logs in
+        try:
+            self._start(config, facts)
+        except Exception as error:
+            if self._mode != "online":
+                self._give_up(error)
+                return
+            _warn(f"W&B cannot be reached, the run is kept offline ({_reason(error)})")
             self._mode = "offline"
-            self._try(lambda: self._start(config, facts))
+            self._try(lambda: self._restart(config, facts))
 
     def _start(self, config: RunConfig, facts: Mapping[str, Any]) -> None:
         import wandb
@@ -102,14 +108,23 @@ class WandbTracker(Tracker):
             ),
         )
 
+    def _restart(self, config: RunConfig, facts: Mapping[str, Any]) -> None:
+        """Starts anew, with a new W&B service: the old one holds on to the id of the run that it could not start."""
+        import wandb
+
+        wandb.teardown()
+        self._start(config, facts)
+
     def _try(self, call: Callable[[], None]) -> None:
         """Runs a call into W&B; after a failure nothing is mirrored any more."""
         try:
             call()
         except Exception as error:
-            self._run = None
-            reason = f"{type(error).__name__}: {first_line(error)}"
-            print(f"warning: W&B failed, the run goes on without it ({reason})", file=sys.stderr, flush=True)
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self._run = None
+        _warn(f"W&B failed, the run goes on without it ({_reason(error)})")
 
     @property
     def hint(self) -> str | None:
@@ -118,7 +133,7 @@ class WandbTracker(Tracker):
             return None
         if self._mode == "online":
             return f"W&B: {self._run.url}"
-        folder = Path(self._run.settings.sync_dir)
+        folder = shlex.quote(str(self._run.settings.sync_dir))
         return f"W&B (offline): browse with `wandb leet {folder}`, upload with `wandb sync {folder}`"
 
     def log(self, row: Mapping[str, Any]) -> None:
@@ -149,7 +164,9 @@ class WandbTracker(Tracker):
 
 def open_tracker(config: RunConfig, folder: RunFolder, facts: Mapping[str, Any]) -> Tracker:
     """The mirror that ``logger`` asks for; see :class:`WandbTracker` for the arguments."""
-    return WandbTracker(config, folder, facts) if config.logger.name == "wandb" else Tracker()
+    if config.logger.name == "none" or wandb_mode(config.logger.mode) == "disabled":
+        return Tracker()
+    return WandbTracker(config, folder, facts)
 
 
 def wandb_mode(setting: str | None) -> str:
@@ -175,3 +192,12 @@ def is_logged_in() -> bool:
         except (OSError, netrc.NetrcParseError):
             continue
     return False
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+def _reason(error: Exception) -> str:
+    """An exception on one short line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import lightning
 import torch
 from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from data.module import TaskDataModule
 from experiments import checkpoints
@@ -55,9 +56,10 @@ def train(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
     """
     hardware = Hardware.choose(config.trainer.device, config.trainer.precision)
     torch.set_num_threads(config.trainer.threads)
+    task = build_task(config)
+    task.prepare()
+    module = _build_module(config, task, hardware)
     with Interruption() as interruption, make_display(config.trainer.progress, config.label) as display:
-        task = build_task(config)
-        module = _build_module(config, task, hardware)
         reporter = Reporter(display, folder)
         with open_tracker(config, folder, _facts(task, module)) as tracker:
             callback = RunCallback(
@@ -83,14 +85,13 @@ def _build_module(config: RunConfig, task: Task, hardware: Hardware) -> Sequence
     return make_module(task.kind, model, config.trainer, hardware=hardware, seed=config.seed)
 
 
-def _fit(
-    config: RunConfig, folder: RunFolder, task: Task, module: SequenceModule, callback: RunCallback
-) -> None:
+def _fit(config: RunConfig, folder: RunFolder, task: Task, module: SequenceModule, callback: RunCallback) -> None:
     """Trains from the last checkpoint, or from the start, to the last step."""
     checkpoints.remove_leftovers(folder.checkpoints)
     resume = folder.last_checkpoint if folder.last_checkpoint.exists() else None
     done = checkpoints.load(resume, kind="training", run_id=folder.run_id)["global_step"] if resume else 0
     folder.trim_metrics(done)
+    callback.begin(done)
     callback.begin(done)
     if done:
         callback.reporter.display.note(f"goes on at step {done}")
@@ -115,7 +116,12 @@ def _fit(
         )
         size, num_workers = config.trainer.batch_size, config.trainer.num_workers
         batches = TaskDataModule(task, batch_size=size, num_workers=num_workers)
-        trainer.fit(module, datamodule=batches, ckpt_path=resume, weights_only=True)
+        try:
+            trainer.fit(module, datamodule=batches, ckpt_path=resume, weights_only=True)
+        except SIGTERMException:  # Lightning saw the signal after our last look
+            callback.interruption.check()
+            raise
+    module.to(module.hardware.device)  # from where Lightning takes it away when it is done
     callback.catch_up(trainer, module)
 
 
@@ -136,7 +142,6 @@ def _finish(
     """Tests the best checkpoint, looks into its memory, and collects the result."""
     best = checkpoints.load(folder.best_checkpoint, kind="weights", run_id=folder.run_id)
     checkpoints.load_weights(module.model, best["weights"], folder.best_checkpoint)
-    module.to(module.hardware.device)
     test = evaluate_split(
         module.model,
         task,
@@ -197,9 +202,7 @@ def _headline(task: Task, module: SequenceModule) -> str:
     return f"{size}, {facts['device']} in {facts['precision']}, data: {task.locate().name}"
 
 
-def _diagnose(
-    config: RunConfig, folder: RunFolder, task: Task, module: SequenceModule, tracker: Tracker
-) -> None:
+def _diagnose(config: RunConfig, folder: RunFolder, task: Task, module: SequenceModule, tracker: Tracker) -> None:
     """Numbers and a picture of the memory, from the batch that would come next; never a reason to lose a run."""
     try:
         batch = task.train_batch(config.trainer.steps, config.trainer.batch_size)

@@ -114,7 +114,7 @@ class BlockWindowBlock(MemoryBlock):
             memory=memory if self.options.stop_gradient else None,
             causal=self.causal,
             key_mask=mask,
-            blocks_at_once=blocks_at_once(self.options, x),
+            blocks_at_once=blocks_at_once(self.options.blocks_at_once, self.options.block_len, x),
             dropout=self.config.attention_dropout if self.training else 0.0,
         )
         x = self.attend.after(x, self.project.output(y))
@@ -138,8 +138,8 @@ def cached_tokens(seq_len: int, block_len: int, memory_blocks: int) -> int:
     return min(whole, memory_blocks) * block_len + num_open
 
 
-def blocks_at_once(options: BlockWindowOptions, x: Tensor) -> int:
+def blocks_at_once(chosen: int | None, block_len: int, x: Float[Tensor, "B T D"]) -> int:
     """The option, or the default of the device."""
-    if options.blocks_at_once is not None:
-        return options.blocks_at_once
-    return 1 if x.device.type == "cpu" else max(1, x.shape[1] // options.block_len)
+    if chosen is not None:
+        return chosen
+    return 1 if x.device.type == "cpu" else max(1, x.shape[1] // block_len)

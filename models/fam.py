@@ -164,7 +164,7 @@ class FamBlock(MemoryBlock):
             prefix=prefix,
             causal=self.causal,
             key_mask=mask,
-            blocks_at_once=blocks_at_once(self.options, x),
+            blocks_at_once=blocks_at_once(self.options.blocks_at_once, self.options.block_len, x),
             dropout=self._dropout,
         )
         x = self.attend.after(x, self.project.output(y))

@@ -183,12 +183,13 @@ def test_no_file_holds_a_path_of_some_machine() -> None:
 
 def test_every_environment_variable_stands_in_the_readme_table() -> None:
     pattern = re.compile(r"MEMATTN_[A-Z_]+")
-    read = {
-        name for path in sources(*RUNTIME, "benchmarks") for name in pattern.findall(path.read_text(encoding="utf-8"))
-    }
+    texts = [path.read_text(encoding="utf-8") for path in sources(*RUNTIME, "benchmarks")]
+    read = {name for text in texts for name in pattern.findall(text)}
+    # What a sweep says to its own jobs is nobody's to set.
+    between_processes = {name for text in texts for name in re.findall(r'"(MEMATTN_[A-Z_]+)":', text)}
     rows = [line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("|")]
     listed = {name for row in rows for name in pattern.findall(row)}
-    assert read == listed
+    assert read - between_processes == listed
 
 
 def test_licence_and_citation_agree() -> None:

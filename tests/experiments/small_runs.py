@@ -71,7 +71,7 @@ def write_reviews(root: Path, *, count: int = 400) -> Path:
     (root / "imdb").mkdir(parents=True)
     for split in ("train", "test"):
         labels = np.arange(count) % 2
-        texts = [" ".join(rng.choice(("the", "film", "plot", *words[label]), 30)) for label in labels]
+        texts = [" ".join(rng.choice(("the", "film", "plot", *words[int(label)]), 30)) for label in labels]
         texts = [f"{split} {number}: {text}" for number, text in enumerate(texts)]
         pq.write_table(pa.table({"text": texts, "label": labels}), root / "imdb" / f"{split}.parquet")
     return root

@@ -157,7 +157,10 @@ TRAINER = {"batch_size": 8, "steps": 10, "learning_rate": 0.01}
         ),
         ({"precision": "16"}, "unknown trainer.precision '16': There are: 32, auto, bf16"),
         ({"device": "gpu"}, "unknown trainer.device 'gpu': There are: auto, cpu, cuda, mps"),
-        ({"progress": "bars"}, "unknown trainer.progress 'bars': did you mean 'bar'? There are: auto, bar, none, plain"),
+        (
+            {"progress": "bars"},
+            "unknown trainer.progress 'bars': did you mean 'bar'? There are: auto, bar, none, plain",
+        ),
         ({"steps": "abc"}, "trainer.steps='abc': expected a whole number"),
         ({"steps": 1.5}, "trainer.steps=1.5: expected a whole number"),
         ({"compile": 1}, "trainer.compile=1: expected true or false"),
@@ -180,9 +183,9 @@ def test_settings_without_effect_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^logger\.project=mine: has no effect with logger=none$"):
         LoggerConfig("none", project="mine")
     plain = to_plain(settings(tmp_path))
-    with pytest.raises(ConfigError, match="^run=ab has no effect with mode=train"):
+    with pytest.raises(ConfigError, match=r"^run=ab has no effect with mode=train"):
         build_run_config({**plain, "run": "ab"})
-    with pytest.raises(ConfigError, match="^force=true has no effect with mode=eval"):
+    with pytest.raises(ConfigError, match=r"^force=true has no effect with mode=eval"):
         build_run_config({**plain, "mode": "eval", "run": "ab", "force": True})
 
 

@@ -11,7 +11,7 @@ from experiments.preflight import check_command_line
 
 MISTAKES = {
     # unknown names
-    "modle=fam": "unknown key 'modle': did you mean 'mode' or 'model'? There are: backbone, data, force",
+    "modle=fam": "unknown key 'modle': did you mean 'model'? There are: backbone, data, force",
     "model=famm": "unknown model 'famm': did you mean 'fam'? There are: block_window, fam, luna, transformer",
     "task=lra_txt": "unknown task 'lra_txt': did you mean 'lra_text'? There are: lra_text, passkey",
     "logger=wb": "unknown logger 'wb': There are: none, wandb",

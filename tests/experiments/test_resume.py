@@ -16,7 +16,16 @@ from experiments import checkpoints
 from experiments.config import RunConfig
 from experiments.errors import CheckpointError, ExitCode, Interrupted
 from experiments.interrupts import Interruption
-from tests.experiments.small_runs import Sabotage, folder_of, outcome, rows, run_apart, run_here, settings, write_reviews
+from tests.experiments.small_runs import (
+    Sabotage,
+    folder_of,
+    outcome,
+    rows,
+    run_apart,
+    run_here,
+    settings,
+    write_reviews,
+)
 
 STEP = "experiments.lightning_modules:SequenceModule.training_step"
 ROW = "experiments.store:RunFolder.append_metrics"
@@ -94,9 +103,7 @@ def test_signal_keeps_the_step_that_was_done(
     assert outcome(folder) == passkey[1]
 
 
-def test_signal_during_a_validation_makes_up_for_it(
-    passkey: tuple[RunConfig, dict[str, Any]], tmp_path: Path
-) -> None:
+def test_signal_during_a_validation_makes_up_for_it(passkey: tuple[RunConfig, dict[str, Any]], tmp_path: Path) -> None:
     config = settings(tmp_path, *PASSKEY, "trainer.checkpoint_every=100")
     folder = folder_of(config)
     assert run_apart(config, Sabotage(VALIDATE, 2, "before", signal.SIGTERM)) == ExitCode.TERMINATED

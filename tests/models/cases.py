@@ -1,4 +1,4 @@
-"""What the laws need to know of each variant. A new one joins with an entry in :data:`CASES` and its reference.
+"""What the laws need to know of each variant. A new one joins with an entry in :data:`CASES` and a reference.
 
 Everything is tiny: blocks of four tokens, width 8, two layers.
 """
@@ -27,17 +27,17 @@ class Case:
     """One variant under test."""
 
     options: Options
-    """Small options, with a memory that reaches through a whole sequence or at least into the block before."""
+    """Small options, with a memory that reaches through a sequence or at least into the block before."""
     others: tuple[Options, ...]
     """More settings worth holding to causality and to chunk invariance."""
     axes: dict[str, tuple]
     """Values of options that parity with the reference must cover."""
     regroup: tuple[Options, ...]
     """Settings that change speed only."""
-    refuses: Callable[[Options], bool]
+    refuses: Callable[[Options], Any]
     """Combinations of :data:`BACKBONE_AXES` and ``axes`` that cannot be built."""
     num_parameters: Callable[[Options, bool, str], int]
-    """Closed form of one layer: (options, causal, norm) -> parameters without those of the feed-forward's step."""
+    """Closed form of one layer without its feed-forward step: (options, causal, norm) -> parameters."""
     state_size: Callable[[Options, int], int]
     """Closed form of one causal layer: (options, tokens) -> numbers carried."""
     reach: tuple[tuple[Options, Callable[[int], float]], ...]
@@ -99,7 +99,8 @@ CASES: dict[str, Case] = {
         axes={"block_len": (SEGMENT,), "memory_blocks": (0, 1, 2, 3), "stop_gradient": (False, True)},
         regroup=_WINDOW_REGROUP,
         refuses=lambda options: (
-            options["reads"] == "memory" or (options["stop_gradient"] and not options["memory_blocks"])
+            options["reads"] in ("cls", "memory")
+            or (options.get("stop_gradient") and not options["memory_blocks"])
         ),
         num_parameters=_attention,
         state_size=_cached,
@@ -135,7 +136,10 @@ CASES: dict[str, Case] = {
             "rescale": (False, True),
         },
         regroup=_WINDOW_REGROUP,
-        refuses=lambda options: not options["fam_len"] and (options["reads"] == "memory" or options["rescale"]),
+        refuses=lambda options: (
+            options["reads"] == "cls"
+            or (not options["fam_len"] and (options["reads"] == "memory" or options.get("rescale", False)))
+        ),
         num_parameters=_attention,
         state_size=lambda options, num_tokens: options["fam_len"] * WIDTH + _cached(options, num_tokens),
         reach=(
@@ -164,16 +168,21 @@ SETTINGS = [(name, options) for name, case in CASES.items() for options in (case
 
 def build(name: str, *, seed: int = 0, **overrides: Any) -> models.Model:
     """A tiny float64 model whose parameters are all random, biases and norms included."""
-    settings: Options = {"width": WIDTH, "ffn_width": FFN_WIDTH, "num_heads": NUM_HEADS, "depth": 2, "max_len": 64}
+    settings: Options = {
+        "width": WIDTH,
+        "ffn_width": FFN_WIDTH,
+        "num_heads": NUM_HEADS,
+        "depth": 2,
+        "max_len": 64,
+    }
     settings |= {"vocab_size": VOCAB_SIZE, "causal": True}
     if not overrides.get("causal", True):
         settings |= CASES[name].both_ways or {}
-    model = models.build_model(name, **(settings | overrides)).double()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        model = models.build_model(name, **(settings | overrides)).double()
         for parameter in model.parameters():
-            noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
-            parameter.add_(noise, alpha=0.1)
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
     return model
 
 
@@ -194,7 +203,7 @@ def regrouped(model: models.Model, **options: Any) -> models.Model:
 
 
 def distinct_tokens(*shape: int, seed: int = 0) -> Tensor:
-    """Every token of the batch is another symbol, so that a row of the embedding's gradient is one token's gradient."""
+    """Every token is another symbol, so that a row of the embedding's gradient is one token's gradient."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randperm(VOCAB_SIZE, generator=generator)[: math.prod(shape)].reshape(shape)
 
@@ -214,21 +223,29 @@ def top_rows(model: models.Model, tokens: Tensor, state: models.ModelState | Non
 
 
 def token_gradients(model: models.Model, tokens: Tensor, value: Tensor) -> Tensor:
-    """d value / d embedding of each token, ``[*tokens.shape, D]``; the tokens must be distinct."""
+    """Derivative of ``value`` by each token's embedding, ``[*tokens.shape, D]``; tokens must be distinct."""
     assert tokens.unique().numel() == tokens.numel()
     (gradient,) = torch.autograd.grad(value, model.embedding.weight, retain_graph=True)
     return gradient[tokens]
 
 
+def poolings(name: str, options: Options) -> list[str]:
+    """What a classifier that reads both ways may pool."""
+    setting = options | {"causal": False, "positions": "learned"}
+    return [
+        reads for reads in ("mean", "cls", "memory") if not CASES[name].refuses(setting | {"reads": reads})
+    ]
+
+
 def covering(name: str) -> list[Options]:
-    """Settings in which every possible pair of values of any two axes occurs: a few dozen instead of thousands."""
+    """Settings in which every possible pair of values of any two axes occurs: dozens instead of thousands."""
     axes, refuses = BACKBONE_AXES | CASES[name].axes, CASES[name].refuses
     choose, seen, chosen, misses = random.Random(0), set[Any](), [], 0
 
     def is_valid(setting: Options) -> bool:
         # A next token must not be seen; and in front of a causal sequence, CLS sees nothing.
-        fits = setting["causal"] or setting["reads"] != "next_token"
-        return fits and not (setting["causal"] and setting["reads"] == "cls") and not refuses(setting)
+        unfit = "cls" if setting["causal"] else "next_token"
+        return setting["reads"] != unfit and not refuses(setting)
 
     def pairs(setting: Options) -> set:
         return set(itertools.combinations(sorted((axis, str(value)) for axis, value in setting.items()), 2))

@@ -1,4 +1,4 @@
-"""Naive loops that define each variant: the fast forms of ``models/`` equal them in outputs, states and gradients.
+"""Naive loops that define each variant: the fast forms equal them in outputs, states and gradients.
 
 A variant joins with one file that holds ``block(layer, rows, memory) -> LayerOutcome`` and one line here.
 """

@@ -1,8 +1,8 @@
 """What all references share: the residual stream of one sequence, as a list of vectors.
 
-Everything here is written from the equations, one sequence and one row at a time, without a batch, a mask or a fused
-kernel. Padding does not exist: a padded sequence *is* the sequence cut to its real tokens. Nothing is imported from
-``models``; its parameters are read by name, its settings from ``model.config`` and ``model.options``.
+Everything here is written from the equations, one sequence and one row at a time, without a batch, a mask or
+a fused kernel. Padding does not exist: a padded sequence *is* the sequence cut to its real tokens. Nothing is
+imported from ``models``: its parameters are read by name, its settings from ``config`` and ``options``.
 """
 
 import math
@@ -21,7 +21,8 @@ class Parameters(dict[str, Tensor]):
 
     def under(self, prefix: str) -> "Parameters":
         """Those whose name starts with ``prefix.``, without it."""
-        return Parameters({name[len(prefix) + 1 :]: p for name, p in self.items() if name.startswith(prefix + ".")})
+        start = prefix + "."
+        return Parameters({name[len(start) :]: p for name, p in self.items() if name.startswith(start)})
 
 
 class Layer(NamedTuple):
@@ -76,7 +77,7 @@ def normalise(p: Parameters, x: Tensor, config: Any) -> Tensor:
 
 
 def gelu(x: Tensor) -> Tensor:
-    """x Phi(x)."""
+    """The exact one: x Phi(x)."""
     return x * 0.5 * (1.0 + torch.erf(x / math.sqrt(2.0)))
 
 
@@ -95,14 +96,15 @@ def before(p: Parameters, x: Tensor, config: Any) -> Tensor:
 
 
 def after(p: Parameters, x: Tensor, y: Tensor, config: Any) -> Tensor:
-    """x + y, and post-norm norms the sum."""
+    """The sum x + y, which post-norm norms."""
     return x + y if config.norm_position == "pre" else normalise(p.under("norm"), x + y, config)
 
 
 def feed(layer: Layer, x: Tensor) -> Tensor:
     """The feed-forward's residual step."""
     p, config = layer.parameters, layer.config
-    return after(p.under("feed"), x, feed_forward(p.under("ffn"), before(p.under("feed"), x, config), config), config)
+    y = feed_forward(p.under("ffn"), before(p.under("feed"), x, config), config)
+    return after(p.under("feed"), x, y, config)
 
 
 # ---- attention of one query
@@ -114,7 +116,10 @@ def heads(x: Tensor, config: Any) -> Tensor:
 
 
 def rotate(x: Tensor, position: int, config: Any) -> Tensor:
-    """RoPE of ``[H, d]`` (arXiv 2104.09864): the pair (x_2i, x_2i+1) is a complex number, turned by position · base^(-2i/d)."""
+    """RoPE of ``[H, d]`` (arXiv 2104.09864), the pair (x_2i, x_2i+1) as a complex number.
+
+    It is turned by the angle position · base^(-2i/d).
+    """
     if config.positions not in ("rope", "both"):
         return x
     half, base = x.shape[-1] // 2, config.rope_base or 10_000.0
@@ -237,9 +242,8 @@ def forward(
     outcomes = []
     for sequence, real in zip(tokens, mask, strict=True):
         if pair is not None:
-            (a, states), (b, _) = (
-                represent(block, model, text[is_real].tolist()) for text, is_real in zip(sequence, real, strict=True)
-            )
+            texts = [text[is_real].tolist() for text, is_real in zip(sequence, real, strict=True)]
+            (a, states), (b, _) = (represent(block, model, text) for text in texts)
             features = [a, b, a * b, a - b] if pair == "interaction" else [a, b]
             outcomes.append(Outcome(classify(model, torch.cat(features)), states))
         elif model.num_classes is not None:

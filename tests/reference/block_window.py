@@ -1,9 +1,21 @@
 """Block sliding window attention: arXiv 2404.09173, eq. 1 and algorithm 1, one query at a time.
 
-Query t sees key j iff j <= t (causal) and floor(j/B) >= floor(t/B) - m; when classifying, its own block whole.
+Query t sees key j iff j <= t and floor(j/B) >= floor(t/B) - m; without causality, its own block whole.
 """
 
-from tests.reference.backbone import Layer, LayerOutcome, Rows, after, attend, before, feed, linear, project, rotate, stack
+from tests.reference.backbone import (
+    Layer,
+    LayerOutcome,
+    Rows,
+    after,
+    attend,
+    before,
+    feed,
+    linear,
+    project,
+    rotate,
+    stack,
+)
 
 
 def block(layer: Layer, rows: Rows, memory: Rows | None) -> LayerOutcome:
@@ -23,11 +35,10 @@ def block(layer: Layer, rows: Rows, memory: Rows | None) -> LayerOutcome:
     for t, row in enumerate(rows):
         seen = []
         for j in range(len(rows)):
-            is_own = j // options.block_len == t // options.block_len
-            is_memory = t // options.block_len - options.memory_blocks <= j // options.block_len < t // options.block_len
-            if is_memory:
+            blocks_back = t // options.block_len - j // options.block_len
+            if 0 < blocks_back <= options.memory_blocks:
                 seen.append(later[j])
-            elif is_own and (j <= t or not layer.causal):
+            elif blocks_back == 0 and (j <= t or not layer.causal):
                 seen.append(own[j])
         y = attend(queries[t], [key for key, _ in seen], [value for _, value in seen])
         y = linear(p.under("project.out"), y)

@@ -1,10 +1,11 @@
 """TransformerFAM: arXiv 2404.09173v3, algorithm 2, one block of tokens after the other.
 
-:func:`run_block` is the algorithm. Around it, the walk over the blocks in either order: :func:`block` takes one layer
-through all blocks, :func:`logits_block_by_block` takes one block through all layers, as a decoder would.
+:func:`run_block` is the algorithm. Around it, the walk over the blocks in either order: :func:`block` takes
+one layer through all blocks, :func:`logits_block_by_block` one block through all layers, as a decoder would.
 
-Choices where the paper is silent (``models/fam.py`` says why): F_0 stands at positions -F..-1; FAM stands at the end of
-the block before when tokens read it, and at the end of the current block when it is updated; only full blocks update.
+Choices where the paper is silent (``models/fam.py`` says why): F_0 stands at positions -F..-1; FAM stands at
+the end of the block before when tokens read it, and at the end of the current block when it is updated; only
+full blocks update.
 """
 
 from typing import Any, NamedTuple
@@ -88,7 +89,7 @@ def run_block(layer: Layer, inputs: Rows, carried: Carried) -> tuple[Rows, Carri
 
 
 def carry_prompt(layer: Layer, prompt: Rows) -> Rows:
-    """The prompt's own pass through a layer: slots see one another, in both directions, and nothing else (B.1)."""
+    """The prompt's own pass through a layer (B.1): slots see one another, both ways, and nothing else."""
     p, config = layer.parameters, layer.config
     slots = [project(p.under("project"), before(p.under("attend"), row, config), config) for row in prompt]
     places = range(-len(prompt), 0)
@@ -102,12 +103,17 @@ def carry_prompt(layer: Layer, prompt: Rows) -> Rows:
 
 
 def block(
-    layer: Layer, rows: Rows, memory: Rows | None, *, carried_fam: Tensor | None = None, prompt_offset: int = 0
+    layer: Layer,
+    rows: Rows,
+    memory: Rows | None,
+    *,
+    carried_fam: Tensor | None = None,
+    prompt_offset: int = 0,
 ) -> LayerOutcome:
     """One layer through all blocks.
 
-    ``carried_fam`` starts from another sequence's FAM (random state passing), ``prompt_offset`` moves what the first block
-    reads (random position offset).
+    ``carried_fam`` starts from another sequence's FAM (random state passing), ``prompt_offset`` moves what
+    the first block reads (random position offset).
     """
     prompt = memory or []
     carried = Carried(prompt, True, [], prompt_offset)
@@ -126,8 +132,8 @@ def block(
 def logits_block_by_block(model: Any, tokens: list[int], *, leak: bool = False) -> Tensor:
     """One block through all layers, then the next: logits ``[T, V]``.
 
-    ``leak`` is the other reading of appendix B.1, which is wrong: a layer's F_0 would be the *updated* FAM of the layer
-    below, which has seen the whole first block already.
+    ``leak`` is the other reading of appendix B.1, which is wrong: a layer's F_0 would be the *updated* FAM of
+    the layer below, which has seen the whole first block already.
     """
     rows, size = embed(model, tokens), model.options.block_len
     stack_of_layers, carried = layers(model), []

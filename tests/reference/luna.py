@@ -91,7 +91,8 @@ def _causal(layer: Layer, rows: Rows, memory: Rows) -> LayerOutcome:
             pack_value[h] = pack_value[h] + torch.outer(pi, v[h])
             u = softmax(q[h] @ key_pack[h] / t)
             y.append(u @ pack_value[h] / t)
-        outputs.append(feed(layer, after(p.under("attend"), row, linear(p.under("out"), torch.cat(y)), config)))
+        attended = linear(p.under("out"), torch.cat(y))
+        outputs.append(feed(layer, after(p.under("attend"), row, attended, config)))
 
     state = {"key_pack": torch.stack(key_pack), "pack_value": torch.stack(pack_value), "position": len(rows)}
     packed = [torch.cat([pack_value[h][m] for h in head_range]) / len(rows) for m in range(len(memory))]

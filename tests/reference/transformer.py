@@ -1,6 +1,18 @@
 """The plain transformer: arXiv 1706.03762, eq. 1, one query at a time."""
 
-from tests.reference.backbone import Layer, LayerOutcome, Rows, after, attend, before, feed, linear, project, rotate, stack
+from tests.reference.backbone import (
+    Layer,
+    LayerOutcome,
+    Rows,
+    after,
+    attend,
+    before,
+    feed,
+    linear,
+    project,
+    rotate,
+    stack,
+)
 
 
 def block(layer: Layer, rows: Rows, memory: Rows | None) -> LayerOutcome:
