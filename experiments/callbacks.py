@@ -111,6 +111,7 @@ class RunCallback(lightning.Callback):
             self._save(trainer, module)
         self.interruption.check()
         if self.reporter.due():
+            self._preview(module)
             self._report()
 
     def catch_up(self, trainer: lightning.Trainer, module: SequenceModule) -> None:
@@ -184,6 +185,12 @@ class RunCallback(lightning.Callback):
         module.check_finite()
         with self._off_the_clock():
             trainer.save_checkpoint(self.folder.last_checkpoint, weights_only=False)
+
+    def _preview(self, module: SequenceModule) -> None:
+        """Before the first row there is a loss and a speed to show, too."""
+        if self.now.tokens_per_second is None and module.losses:
+            rate = (module.tokens - self._window_tokens) / max(time.monotonic() - self._window_started, 1e-9)
+            self.now = self.now._replace(loss=float(module.losses[-1]), tokens_per_second=rate)
 
     def _report(self, *, important: bool = False) -> None:
         done = self.now.step - self._first_step

@@ -4,8 +4,8 @@ Hydra checks neither ranges nor ``+new=keys``. So every section goes through ``O
 runs ``__post_init__``, after its keys were compared with the fields of its dataclass. What comes out is plain Python:
 nothing behind this module knows OmegaConf.
 
-Importing this module loads neither torch nor Lightning; typing a config loads torch, as the options of the variants live
-in models/.
+Importing this module loads neither torch nor Lightning; typing a config loads torch, since the variants define their
+options in models/.
 """
 
 from __future__ import annotations

@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 
 MEASURES = {"rms": "RMS", "effective_rank": "effective rank", "cosine": "mean cosine of two slots"}
 
+#: Of the panels: where a measure says something, so that noise is not drawn as a trend.
+_LIMITS: dict[str, tuple[float | None, float | None]] = {
+    "rms": (0, None),
+    "effective_rank": (0.9, None),
+    "cosine": (-1.05, 1.05),
+}
+
 _MAX_SEQUENCES = 8
 _MAX_UPDATES = 128
 
@@ -121,6 +128,7 @@ def diagnostics_figure(diagnostics: Diagnostics, title: str) -> Any:
             for layer, curve in zip(diagnostics.layers, values, strict=True):
                 axes.plot(diagnostics.tokens, curve, marker=".", label=f"layer {layer}")
         axes.set(xlabel="layer" if over_layers else "tokens read", ylabel=label)
+        axes.set_ylim(*_LIMITS[name])
     if not over_layers:
         figure.axes[-1].legend(frameon=False)
     return figure

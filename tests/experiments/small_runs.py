@@ -116,14 +116,23 @@ def run_here(config: RunConfig) -> int:
     return run_job(config)
 
 
-def run_apart(config: RunConfig, sabotage: Sabotage | None = None) -> int:
-    """The exit code of a run in a process of its own; minus the signal's number if one killed it."""
+def run_apart(config: RunConfig, sabotage: Sabotage | None = None, *, kill_after: float = 120.0) -> int:
+    """The exit code of a run in a process of its own; minus the signal's number if one killed it.
+
+    Args:
+        config: its settings.
+        sabotage: when it is to stop itself.
+        kill_after: seconds after which it is killed from outside.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOAD)
     process = context.Process(target=_child, args=(config, sabotage))
     process.start()
-    process.join(120)
-    assert process.exitcode is not None, "the run hangs"
+    process.join(kill_after)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+    assert process.exitcode is not None
     return process.exitcode
 
 

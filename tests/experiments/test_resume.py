@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import resource
 import signal
 from collections.abc import Iterator
@@ -80,6 +81,19 @@ def test_killed_run_ends_with_the_same_numbers(
     assert not list(folder.checkpoints.glob(".*"))
 
 
+def test_run_killed_at_random_moments_ends_with_the_same_numbers(
+    passkey: tuple[RunConfig, dict[str, Any]], tmp_path: Path
+) -> None:
+    config = settings(tmp_path, *PASSKEY, "trainer.checkpoint_every=1")
+    moments = [random.uniform(0.1, 1.2) for _ in range(5)]
+    print("killed after", moments)
+    for moment in moments:
+        if run_apart(config, kill_after=moment) == ExitCode.OK:
+            break
+    assert run_apart(config) == ExitCode.OK
+    assert outcome(folder_of(config)) == passkey[1]
+
+
 def test_killed_run_on_text_ends_with_the_same_numbers(tmp_path: Path) -> None:
     root = write_reviews(tmp_path / "data")
     text = ("model=luna", "task=lra_text", f"data.root={root}", "backbone.dropout=0.1", "trainer.num_workers=0")
@@ -125,7 +139,7 @@ def test_signal_during_the_last_validation(passkey: tuple[RunConfig, dict[str, A
 def test_where_a_run_works_changes_none_of_its_numbers(
     passkey: tuple[RunConfig, dict[str, Any]], tmp_path: Path
 ) -> None:
-    config = settings(tmp_path, *PASSKEY, "trainer.checkpoint_every=5", "trainer.num_workers=1")
+    config = settings(tmp_path, *PASSKEY, "trainer.checkpoint_every=5", "trainer.progress=plain")
     assert run_apart(config) == ExitCode.OK
     assert outcome(folder_of(config)) == passkey[1]
 
