@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from analysis.style import colour, marker
-from experiments.results import bootstrap_interval
+from experiments.results import bootstrap
 
 
 def passkey_figure(slices: pd.DataFrame, reach: dict[str, int] | None = None) -> Figure:
@@ -65,7 +65,7 @@ def _curves(axes: Axes, slices: pd.DataFrame, models: list[str], longest: int, r
     for model in models:
         rows = slices[slices["model"] == model].groupby(["length_blocks", "seed"])["exact_match"].mean().unstack("seed")
         axes.plot(rows.index, rows.mean(axis=1), marker=marker(model), color=colour(model), label=model, markersize=4)
-        bands = np.array([bootstrap_interval(values.dropna().to_numpy()) for _, values in rows.iterrows()])
+        bands = np.array([bootstrap(values.dropna().tolist()) for _, values in rows.iterrows()])
         axes.fill_between(rows.index, bands[:, 0], bands[:, 1], color=colour(model), alpha=0.18, linewidth=0)
     axes.axvline(longest, color="grey", linestyle="--", linewidth=1, label=f"longest trained: {longest} blocks")
     for model, blocks in reach.items():

@@ -19,11 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.progress import clock_time
+from experiments.results import bootstrap, wilson
 from experiments.store import RunFolder
-
-LEVEL = 0.95
-_Z = 1.959964  # the normal distribution's two-sided 95 % point
-_DRAWS = 10_000
 
 
 class Interval(NamedTuple):
@@ -77,20 +74,6 @@ class Row:
     def setting(self) -> tuple[str, ...]:
         """What all seeds of one setting share."""
         return (*self.group, self.variant, self.settings, str(self.result.get("config_hash", "")))
-
-
-def wilson(share: float, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval for a share of ``n`` independent examples (Wilson 1927)."""
-    centre = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-    half = _Z / (1 + _Z**2 / n) * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def bootstrap(values: Sequence[float]) -> tuple[float, float]:
-    """Percentile bootstrap of the mean, 95 %; the draws are the same each time."""
-    draws = np.random.default_rng(0).choice(np.asarray(values, dtype=float), size=(_DRAWS, len(values)))
-    low, high = np.quantile(draws.mean(axis=1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
 
 
 def interval(rows: Sequence[Row]) -> Interval | None:

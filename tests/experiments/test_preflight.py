@@ -42,7 +42,7 @@ MISTAKES = {
     "trainer.steps=0": "trainer.steps=0: must be at least 1",
     "seed=-1": "seed=-1: must lie in [0, 2^31)",
     "backbone.width=33": "backbone.width=33 is not divisible by backbone.num_heads=4",
-    "model=fam model.fam_len=9999": "model.fam_len=9999: must lie between 0 and model.block_len=128",
+    "model=fam model.fam_len=9999": "model.fam_len=9999: must lie between 0 and model.block_len=",
     "hydra.launcher.jobs=0": "hydra.launcher.jobs=0: how many jobs run at a time: auto, or a number from 1",
     # without effect, or with another than it seems
     "model=fam,luna": "model=fam,luna: several values need -m",

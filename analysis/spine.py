@@ -1,0 +1,155 @@
+"""The measured table and figure of README: four variants, two tasks, three seeds (``conf/study/spine.yaml``).
+
+    python run.py -m +study=spine          # train and test, hours or minutes: skips what is done
+    python -m analysis.spine --collect     # copy what the store holds into results/spine*.csv
+    python -m analysis.spine               # redraw table and figure from those files alone
+
+The csv files are committed, so that table and figure can be redrawn years later without any run.
+"""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from analysis.passkey import passkey_figure
+from analysis.style import save
+from experiments.results import bootstrap, load_results, load_slices
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+README = RESULTS.parent / "README.md"
+MARKS = ("<!-- measured:begin -->", "<!-- measured:end -->")
+
+MODELS = ("transformer", "block_window", "luna", "fam")
+RUN_COLUMNS = [
+    *("run_id", "study", "model", "task", "scale", "seed", "data_source", "data_checksum", "status"),
+    *("test/accuracy", "test/exact_match", "test/symbol_accuracy", "test/n", "val/accuracy", "val/exact_match"),
+    *("steps", "best_step", "num_params", "state_size", "train_flops", "tokens_per_second", "peak_memory_bytes"),
+    *("wall_seconds", "device", "precision", "torch", "git_sha", "config_hash", "hardware", "attempts", "reach_blocks"),
+]
+SLICE_COLUMNS = [
+    "model",
+    "seed",
+    "length_blocks",
+    "length_tokens",
+    "factor",
+    "depth",
+    "n",
+    "exact_match",
+    "symbol_accuracy",
+]
+
+
+def collect(store: Path | None) -> None:
+    """Copy the study's finished runs into the committed csv files."""
+    runs = load_results(store)
+    runs = runs[runs["study"] == "spine"].sort_values(["task", "model", "seed"])
+    runs["reach_blocks"] = [_reach(Path(folder)) for folder in runs["folder"]]
+    exact = [column for column in runs if column.startswith("test/exact_match@")]
+    runs.reindex(columns=[*RUN_COLUMNS, *exact]).to_csv(RESULTS / "spine.csv", index=False)
+    slices = load_slices(store)
+    slices = slices[(slices["study"] == "spine") & (slices["task"] == "passkey")]
+    slices[SLICE_COLUMNS].sort_values(SLICE_COLUMNS[:6]).to_csv(RESULTS / "spine_passkey.csv", index=False)
+
+
+def _reach(folder: Path) -> int | None:
+    """Blocks that a window can look through with all its layers, its own included; None where nothing bounds it."""
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    if config["model"]["name"] != "block_window":
+        return None
+    return int(config["backbone"]["depth"] * config["model"]["memory_blocks"] + 1)
+
+
+def mean_and_interval(values: pd.Series) -> str:
+    """``mean (low to high)`` in per cent, with the 95 % bootstrap interval over seeds; no interval for one seed."""
+    values = values.dropna()
+    if values.empty:
+        return ""
+    mean = f"{100 * values.mean():.1f}"
+    if len(values) == 1:
+        return mean
+    low, high = bootstrap(values.tolist())
+    return f"{mean} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def text_table(runs: pd.DataFrame) -> str:
+    """Accuracy on ``lra_text``."""
+    header = ["`model=`", "seeds", "test accuracy, % (95 % interval)", "parameters", "tokens/s", "minutes a run"]
+    lines = []
+    for model, rows in _by_model(runs[runs["task"] == "lra_text"]):
+        score = mean_and_interval(rows["test/accuracy"])
+        lines.append([f"`{model}`", str(len(rows)), score, *_costs(rows)])
+    return _markdown(header, lines)
+
+
+def passkey_table(runs: pd.DataFrame, slices: pd.DataFrame) -> str:
+    """Exact match on ``passkey`` by length, mean over depths, with the state that each variant carries."""
+    longest = int(slices.loc[slices["factor"] <= 1, "length_blocks"].max())
+    lengths = sorted(slices["length_blocks"].unique())
+    header = ["`model=`", "seeds", *(f"{n} blocks" + (" (trained)" if n <= longest else "") for n in lengths)]
+    lines = []
+    for model, rows in _by_model(runs[runs["task"] == "passkey"]):
+        cells = slices[slices["model"] == model].groupby(["length_blocks", "seed"])["exact_match"].mean()
+        scores = [mean_and_interval(cells.loc[n]) for n in lengths]
+        state = f"{rows['state_size'].iloc[0]:,.0f}"
+        lines.append([f"`{model}`", str(len(rows)), *scores, state, *_costs(rows)])
+    return _markdown([*header, "state after training length", "parameters", "tokens/s", "minutes a run"], lines)
+
+
+def _by_model(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The study's variants in the order of the README."""
+    return [(model, runs[runs["model"] == model]) for model in MODELS if (runs["model"] == model).any()]
+
+
+def _costs(rows: pd.DataFrame) -> list[str]:
+    return [
+        f"{rows['num_params'].iloc[0]:,.0f}",
+        f"{rows['tokens_per_second'].median():,.0f}",
+        f"{rows['wall_seconds'].median() / 60:.1f}",
+    ]
+
+
+def _markdown(header: list[str], lines: list[list[str]]) -> str:
+    rows = [header, ["---"] * len(header), *lines]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def report(runs: pd.DataFrame, slices: pd.DataFrame) -> str:
+    """The README's section: both tables, the figure, and what made them."""
+    source = ", ".join(sorted(runs.loc[runs["task"] == "lra_text", "data_source"].unique()))
+    commits = ", ".join(sorted(runs["git_sha"].astype(str).str[:10].unique()))
+    made_by = (
+        f"`python run.py -m +study=spine` at laptop scale, data `{source}`; {runs['hardware'].iloc[0]}, two runs side by "
+        f"side, one thread each; commit {commits}. Mean over seeds and 95 % bootstrap interval over seeds. Redrawn by "
+        "`python -m analysis.spine` from [`results/spine.csv`](results/spine.csv) and "
+        "[`results/spine_passkey.csv`](results/spine_passkey.csv)."
+    )
+    text = "**`lra_text`**, first 512 bytes of each review (majority 50 %, TF-IDF with logistic regression 88.9 %):"
+    passkey = "**`passkey`**, exact match of a five-digit key in %, greedy decoding, mean over depths (chance 0.001 %):"
+    figure = "![Exact match of the passkey over length and depth](results/figures/spine_passkey.svg)"
+    return "\n\n".join([made_by, text, text_table(runs), passkey, passkey_table(runs, slices), figure])
+
+
+def main() -> None:
+    """Command line: see the module's docstring."""
+    parser = argparse.ArgumentParser(description="Table and figure of the study `spine`.")
+    parser.add_argument("--collect", action="store_true", help="first copy the store's runs into results/spine*.csv")
+    parser.add_argument("--store", type=Path, help="results folder to collect from (default: where runs are stored)")
+    arguments = parser.parse_args()
+    if arguments.collect:
+        collect(arguments.store)
+    runs, slices = pd.read_csv(RESULTS / "spine.csv"), pd.read_csv(RESULTS / "spine_passkey.csv")
+    slices = slices.set_index("model").loc[list(MODELS)].reset_index()
+    bounded = runs[(runs["task"] == "passkey") & runs["reach_blocks"].notna()]
+    reach = bounded.groupby("model")["reach_blocks"].first().astype(int).to_dict()
+    for path in save(passkey_figure(slices, reach), RESULTS / "figures" / "spine_passkey"):
+        print(f"wrote {path.relative_to(RESULTS.parent)}")
+    before, rest = README.read_text(encoding="utf-8").split(MARKS[0])
+    after = rest.split(MARKS[1])[1]
+    README.write_text(f"{before}{MARKS[0]}\n{report(runs, slices)}\n{MARKS[1]}{after}", encoding="utf-8")
+    print(f"wrote the measured section of {README.name}")
+
+
+if __name__ == "__main__":
+    main()
