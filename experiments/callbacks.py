@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -62,8 +62,11 @@ class RunCallback(lightning.Callback):
 
     @property
     def best(self) -> tuple[int, float] | None:
-        """Step and value of the best validation so far, the earlier of equals."""
-        return max(self.history, key=lambda entry: entry[1], default=None)
+        """Step and value of the best validation so far.
+
+        The later of equals: a score that reached its ceiling says no more, but the learning rate goes on falling.
+        """
+        return max(reversed(self.history), key=lambda entry: entry[1], default=None)
 
     @property
     def wall_seconds(self) -> float:
@@ -88,8 +91,8 @@ class RunCallback(lightning.Callback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Starts the clocks, and makes up for a validation that the last attempt was stopped in."""
         module = _ours(pl_module)
-        self._window_started, self._window_tokens = time.monotonic(), module.tokens
         self.catch_up(trainer, module)
+        self._window_started, self._window_tokens = time.monotonic(), module.tokens
 
     def on_train_batch_end(
         self,
@@ -105,10 +108,11 @@ class RunCallback(lightning.Callback):
         self.now = self.now._replace(step=step)
         if last or step % config.log_every == 0:
             self._log(module)
-        if last or step % config.val_every == 0:
-            self._validate(trainer, module)
-        elif step % config.checkpoint_every == 0 or self.interruption.signal_number is not None:
-            self._save(trainer, module)
+        with self._off_the_clock():
+            if last or step % config.val_every == 0:
+                self._validate(trainer, module)
+            elif step % config.checkpoint_every == 0 or self.interruption.signal_number is not None:
+                self._save(trainer, module)
         self.interruption.check()
         if self.reporter.due():
             self._preview(module)
@@ -136,30 +140,29 @@ class RunCallback(lightning.Callback):
     def _validate(self, trainer: lightning.Trainer, module: SequenceModule) -> None:
         """Scores the validation split and keeps the weights if they are the best so far."""
         module.check_finite()
-        with self._off_the_clock():
-            try:
-                evaluation = evaluate_split(
-                    module.model,
-                    self.task,
-                    "val",
-                    config=self.config,
-                    hardware=module.hardware,
-                    progress=self.evaluation_progress("validating"),
-                )
-            except Interrupted:
-                self._save(trainer, module)
-                raise
-            value = evaluation.metrics[self.task.metric]
-            is_best = self.best is None or value > self.best[1]
-            self.history.append((self.now.step, value))
-            self._record({"step": self.now.step, "split": "val", **evaluation.metrics})
-            if is_best:
-                self._save_best(module, evaluation.metrics)
+        try:
+            evaluation = evaluate_split(
+                module.model,
+                self.task,
+                "val",
+                config=self.config,
+                hardware=module.hardware,
+                progress=self.evaluation_progress("validating"),
+            )
+        except Interrupted:
             self._save(trainer, module)
-            self.now = self.now._replace(metric=value)
+            raise
+        value = evaluation.metrics[self.task.metric]
+        is_best = self.best is None or value >= self.best[1]
+        self.history.append((self.now.step, value))
+        self._record({"step": self.now.step, "split": "val", **evaluation.metrics})
+        if is_best:
+            self._save_best(module, evaluation.metrics)
+        self._save(trainer, module)
+        self.now = self.now._replace(metric=value)
         self._report(important=True)
 
-    def evaluation_progress(self, phase: str) -> Any:
+    def evaluation_progress(self, phase: str) -> Callable[[int, int], None]:
         """What ``task.evaluate`` calls now and then: reports, and lets an interruption through."""
 
         def progress(done: int, total: int) -> None:
@@ -183,8 +186,7 @@ class RunCallback(lightning.Callback):
     def _save(self, trainer: lightning.Trainer, module: SequenceModule) -> None:
         """Writes the checkpoint to go on from; never one that holds NaN."""
         module.check_finite()
-        with self._off_the_clock():
-            trainer.save_checkpoint(self.folder.last_checkpoint, weights_only=False)
+        trainer.save_checkpoint(self.folder.last_checkpoint, weights_only=False)
 
     def _preview(self, module: SequenceModule) -> None:
         """Before the first row there is a loss and a speed to show, too."""
@@ -201,18 +203,9 @@ class RunCallback(lightning.Callback):
     @contextmanager
     def _off_the_clock(self) -> Iterator[None]:
         """What happens inside is no training: it does not count in tokens per second."""
-        if self._paused:
-            yield
-            return
         started = time.monotonic()
-        self._paused = True
-        try:
-            yield
-        finally:
-            self._paused = False
-            self._window_started += time.monotonic() - started
-
-    _paused = False
+        yield
+        self._window_started += time.monotonic() - started
 
 
 def _ours(module: lightning.LightningModule) -> SequenceModule:

@@ -92,7 +92,6 @@ def _fit(config: RunConfig, folder: RunFolder, task: Task, module: SequenceModul
     done = checkpoints.load(resume, kind="training", run_id=folder.run_id)["global_step"] if resume else 0
     folder.trim_metrics(done)
     callback.begin(done)
-    callback.begin(done)
     if done:
         callback.reporter.display.note(f"goes on at step {done}")
     _quieten()
@@ -181,7 +180,7 @@ def _costs(folder: RunFolder, module: SequenceModule, callback: RunCallback) -> 
     return {
         "train_tokens": module.tokens,
         "train_flops": train_flops(module.model, module.passes),
-        "tokens_per_second": rates[len(rates) // 2],
+        "tokens_per_second": rates[len(rates) // 2] if rates else None,
         "peak_memory_bytes": peak_memory_bytes(module.hardware.device),
         "wall_seconds": callback.wall_seconds,
         "attempts": folder.attempt,

@@ -153,7 +153,7 @@ def test_best_checkpoint_is_the_earliest_of_equals_and_tested_once(
     folder = trained(config)
     result = folder.result()
     assert result is not None
-    assert (result["best_step"], result["val/exact_match"]) == (6, 0.4)
+    assert (result["best_step"], result["val/exact_match"]) == (9, 0.4)
     assert splits == ["val"] * 4 + ["test"]
     best = checkpoints.load(folder.best_checkpoint, kind="weights", run_id=folder.run_id)
     last = checkpoints.load(folder.last_checkpoint, kind="training", run_id=folder.run_id)
