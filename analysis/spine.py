@@ -120,13 +120,13 @@ def report(runs: pd.DataFrame, slices: pd.DataFrame) -> str:
     source = ", ".join(sorted(runs.loc[runs["task"] == "lra_text", "data_source"].unique()))
     commits = ", ".join(sorted(runs["git_sha"].astype(str).str[:10].unique()))
     made_by = (
-        f"`python run.py -m +study=spine` at laptop scale, data `{source}`; {runs['hardware'].iloc[0]}, two runs side by "
-        f"side, one thread each; commit {commits}. Mean over seeds and 95 % bootstrap interval over seeds. Redrawn by "
+        f"`python run.py -m +study=spine` at laptop scale, data `{source}`; {runs['hardware'].iloc[0]}, two runs at a "
+        f"time, one thread each; commit {commits}. Mean over seeds and 95 % bootstrap interval over seeds. Redrawn by "
         "`python -m analysis.spine` from [`results/spine.csv`](results/spine.csv) and "
         "[`results/spine_passkey.csv`](results/spine_passkey.csv)."
     )
-    text = "**`lra_text`**, first 512 bytes of each review (majority 50 %, TF-IDF with logistic regression 88.9 %):"
-    passkey = "**`passkey`**, exact match of a five-digit key in %, greedy decoding, mean over depths (chance 0.001 %):"
+    text = "**`lra_text`**, the first 512 bytes of a review (majority 50 %; TF-IDF, logistic regression 88.9 %):"
+    passkey = "**`passkey`**, exact match of a five-digit key in %, decoded greedily, mean over depths:"
     figure = "![Exact match of the passkey over length and depth](results/figures/spine_passkey.svg)"
     return "\n\n".join([made_by, text, text_table(runs), passkey, passkey_table(runs, slices), figure])
 

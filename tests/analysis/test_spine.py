@@ -1,0 +1,91 @@
+"""The README's table and figure come from the committed files, and from nothing else."""
+
+import itertools
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis import spine
+from analysis.passkey import passkey_figure
+from analysis.style import save
+
+
+def slices(models: tuple[str, ...] = spine.MODELS, seeds: tuple[int, ...] = (0, 1)) -> pd.DataFrame:
+    """Perfect up to 4 blocks, wrong from 8 on."""
+    rows = [
+        {
+            "model": model,
+            "seed": seed,
+            "length_blocks": blocks,
+            "factor": blocks / 4,
+            "depth": depth,
+            "n": 4,
+            "exact_match": float(blocks <= 4),
+        }
+        for model, seed, blocks, depth in itertools.product(models, seeds, (2, 4, 8, 32), (0.0, 0.5, 1.0))
+    ]
+    return pd.DataFrame(rows)
+
+
+def runs() -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {
+                "model": model,
+                "task": task,
+                "seed": seed,
+                "data_source": "imdb",
+                "test/accuracy": 0.6 + 0.01 * seed,
+                "state_size": 128,
+                "num_params": 1000,
+                "tokens_per_second": 5e4,
+                "wall_seconds": 90.0,
+                "hardware": "a machine",
+                "git_sha": "0123456789abcdef",
+                "reach_blocks": 3 if model == "block_window" else None,
+            }
+            for model, task, seed in itertools.product(spine.MODELS, ("lra_text", "passkey"), (0, 1))
+        ]
+    )
+
+
+def test_figure_has_a_map_for_each_variant_and_is_the_same_each_time(tmp_path: Path) -> None:
+    first, second = (passkey_figure(slices(), reach={"block_window": 3}) for _ in range(2))
+    titles = [axes.get_title() for axes in first.axes]
+    assert [title.split()[0] for title in titles if title] == list(spine.MODELS)
+    svg, png = save(first, tmp_path / "one")
+    save(second, tmp_path / "two")
+    assert png.stat().st_size > 1000
+    assert "<date>" not in svg.read_text()
+
+
+def test_figure_takes_one_seed_and_one_variant() -> None:
+    passkey_figure(slices(("fam",), (0,)))
+
+
+def test_mean_and_interval() -> None:
+    assert spine.mean_and_interval(pd.Series([0.5])) == "50.0"
+    assert spine.mean_and_interval(pd.Series([0.5, 0.5, 0.5])) == "50.0 (50.0 to 50.0)"
+    assert spine.mean_and_interval(pd.Series([], dtype=float)) == ""
+
+
+def test_report_names_source_commit_and_every_variant() -> None:
+    text = spine.report(runs(), slices())
+    assert "data `imdb`" in text
+    assert "commit 0123456789" in text
+    assert text.count("| `fam` |") == 2
+    assert "4 blocks (trained)" in text
+    assert "8 blocks |" in text
+
+
+def test_the_readme_shows_what_the_committed_files_hold() -> None:
+    readme = spine.README.read_text(encoding="utf-8")
+    shown = readme.split(spine.MARKS[0])[1].split(spine.MARKS[1])[0].strip()
+    stored = (spine.RESULTS / "spine.csv", spine.RESULTS / "spine_passkey.csv")
+    assert shown == spine.report(*map(pd.read_csv, stored)).strip()
+
+
+@pytest.mark.parametrize("name", ["spine_passkey.svg", "spine_passkey.png"])
+def test_the_figure_is_committed(name: str) -> None:
+    assert (spine.RESULTS / "figures" / name).stat().st_size > 1000
