@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from models.block import BackboneConfig, MemoryBlock, Stream, make_options, tensors, variant
+from models.block import BackboneConfig, MemoryBlock, Stream, check_keys, make_options, tensors, variant
 from models.heads import ClassifyHead, NextTokenHead, PairHead, mean_pool
 from models.layers import make_norm
 
@@ -58,6 +58,11 @@ class Model(nn.Module):
         self.stack = nn.ModuleList(block(config, options, causal=causal) for _ in range(config.depth))
         self.norm = make_norm(config) if config.norm_position == "pre" else nn.Identity()
         self.head = _make_head(config, vocab_size, num_classes, pair)
+        if self.pooling == "cls" and (causal or not block.sees_ahead):
+            reader = f"causal {self.variant}" if causal else self.variant
+            raise ValueError(
+                f"backbone.pooling=cls: CLS stands in front, and {reader} never shows it the whole sequence; use mean"
+            )
         if self.pooling == "memory" and self.learned_memory is None:
             raise ValueError(f"backbone.pooling=memory: {self.variant} has no memory to pool; use mean or cls")
         self._initialise()
@@ -93,7 +98,8 @@ class Model(nn.Module):
         Args:
             tokens: ``[B, T]`` ids; ``[B, 2, T]`` for a pair.
             mask: True where a token is real; padding stands on the right. None means no padding.
-            state: What the call before returned, to go on with the same sequences. Pieces of any length may be fed.
+            state: What the call before returned, to go on with the same sequences. Pieces of any length may be fed;
+                only the last may be padded, as padding takes up places.
 
         Returns:
             Logits ``[B, C]`` when classifying, ``[B, T, V]`` when predicting the next token; and the state.
@@ -131,12 +137,14 @@ class Model(nn.Module):
         """Embed, walk up the blocks, norm. The last output is the top block's memory, where it is pooled."""
         start = 0 if state is None else state.position
         x, mask = self._embed(tokens, mask, start)
+        if not x.shape[1]:
+            return self.norm(x), state or self.init_state(len(x)), None
         memory = None if self.learned_memory is None else self.dropout(self.learned_memory)[None]
         stream, after = Stream(x, memory), []
         for block, before in zip(self.blocks, state.layers if state else [None] * len(self.blocks), strict=True):
             stream, block_state = block(stream, before, mask)
             after.append(block_state)
-        top = self.blocks[-1].memory(stream, after[-1]) if self.pooling == "memory" else None
+        top = self.blocks[-1].memory(stream, after[-1], mask) if self.pooling == "memory" else None
         state = ModelState(start + x.shape[1], tuple(after))
         return self.norm(stream.tokens), state, None if top is None else self.norm(top)
 
@@ -158,14 +166,16 @@ class Model(nn.Module):
 
     def memories(self, state: ModelState) -> list[Float[Tensor, "B M D"] | None]:
         """For each block, its memory in this state as rows; None where it has none that travels along time."""
-        probe = next(tensor for tensor in (*tensors(state), self.embedding.weight))
-        no_tokens = self.embedding.weight.new_empty(probe.shape[0], 0, self.config.width)
+        # What is still shared by all sequences has a batch of one.
+        batch_size = max((tensor.shape[0] for tensor in tensors(state)), default=1)
+        no_tokens = self.embedding.weight.new_empty(batch_size, 0, self.config.width)
         stream = Stream(no_tokens, None)
         return [block.memory(stream, layer) for block, layer in zip(self.blocks, state.layers, strict=True)]
 
     def state_size(self, seq_len: int) -> int:
         """Numbers carried along time for one sequence after ``seq_len`` tokens, all layers."""
-        return sum(block.state_size(seq_len) for block in self.blocks)
+        num_tokens = seq_len + (self.cls is not None)
+        return sum(block.state_size(num_tokens) for block in self.blocks)
 
     def num_parameters(self) -> int:
         """Trained numbers."""
@@ -232,10 +242,11 @@ def build_model(
     block = variant(name)
     shared = {field.name for field in fields(BackboneConfig)}
     own = {field.name for field in fields(block.Options)}
-    for key in overrides.keys() - shared - own:
-        make_options(block.Options, {key: None}, f"model {name!r} or the backbone ({', '.join(sorted(shared))})")
+    check_keys(overrides, (*sorted(own), *sorted(shared)), name)
     config = BackboneConfig(**{key: value for key, value in overrides.items() if key in shared})
     options = make_options(block.Options, {key: value for key, value in overrides.items() if key in own}, name)
+    if num_classes is not None and num_classes < 2:
+        raise ValueError(f"num_classes={num_classes}: must be at least 2, or null to predict the next token")
     if num_classes is None and not causal:
         raise ValueError("causal=False predicts a next token that the model has already seen: pass causal=True")
     if vocab_size < 1 or max_len < 1:

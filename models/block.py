@@ -12,7 +12,7 @@ head, ``M`` memory slots, ``S`` length of a segment (also called block of tokens
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple
 
@@ -77,6 +77,8 @@ class BackboneConfig:
                 f"backbone.positions={self.positions} rotates pairs, but a head is {self.head_width} wide: "
                 "choose an even width / num_heads"
             )
+        if self.rope_base is not None and self.rope_base <= 0:
+            raise ValueError(f"backbone.rope_base={self.rope_base}: must be above 0")
         if self.rope_base is not None and not self.rotary:
             raise ValueError(
                 f"backbone.rope_base has no effect with backbone.positions={self.positions}: leave it null"
@@ -111,6 +113,8 @@ class MemoryBlock(nn.Module):
 
     variant: ClassVar[str]
     Options: ClassVar[type]
+    sees_ahead: ClassVar[bool] = True
+    """Whether the first token sees the last where ``causal=False``."""
 
     def __init__(self, config: BackboneConfig, options: Any, *, causal: bool) -> None:
         super().__init__()
@@ -139,7 +143,9 @@ class MemoryBlock(nn.Module):
         """Numbers carried along time for one sequence after ``seq_len`` tokens."""
         raise NotImplementedError
 
-    def memory(self, stream: Stream, state: Any) -> Float[Tensor, "B M D2"] | None:
+    def memory(
+        self, stream: Stream, state: Any, mask: Bool[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, "B M D2"] | None:
         """The memory after this call, as rows to look at (diagnostics, pooling); None where a variant has none."""
         return None
 
@@ -197,13 +203,17 @@ def make_options(options_class: type, values: dict[str, Any], owner: str) -> Any
     Raises:
         ValueError: A key is not an option of ``options_class``.
     """
-    known = [field.name for field in fields(options_class)]
+    check_keys(values, [field.name for field in fields(options_class)], owner)
+    return options_class(**values)
+
+
+def check_keys(values: Iterable[str], known: Sequence[str], owner: str) -> None:
+    """Raise ValueError unless every key is known."""
     for key in values:
         if key not in known:
             raise ValueError(
                 f"unknown option {key!r} for {owner}{did_you_mean(key, known)}; it has: {', '.join(known)}"
             )
-    return options_class(**values)
 
 
 def detach(state: Any) -> Any:

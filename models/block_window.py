@@ -79,6 +79,8 @@ class WindowState(NamedTuple):
 class BlockWindowBlock(MemoryBlock):
     """Block sliding window attention and feed-forward."""
 
+    sees_ahead = False
+
     def __init__(self, config: BackboneConfig, options: BlockWindowOptions, *, causal: bool) -> None:
         super().__init__(config, options, causal=causal)
         self.attend = Residual(config)

@@ -103,6 +103,8 @@ class FamState(NamedTuple):
     """Tokens so far."""
     is_prompt: bool
     """Whether ``fam`` is still the prompt F_0, whose first update has no residual."""
+    first_is_prompt: bool = True
+    """The same of batch item 0, which padding may keep from filling its first block."""
     prompt_offset: Int[Tensor, " B"] | None = None
     """Random position offset of this training sequence."""
 
@@ -111,6 +113,7 @@ class FamState(NamedTuple):
 class FamBlock(MemoryBlock):
     """Block sliding window attention with feedback attention memory."""
 
+    sees_ahead = False
     carried: Tensor
     """Batch item 0's FAM after the last training step (random state passing)."""
     has_carried: Tensor
@@ -147,6 +150,8 @@ class FamBlock(MemoryBlock):
         prompt = stream.memory if self.options.fam_len else None
         if state.fam is None:
             state = state._replace(fam=prompt)
+        else:
+            prompt = None
         past = KeyValue(state.keys, state.values)
 
         angles = self._angles(past.length, state.position, x)
@@ -194,18 +199,23 @@ class FamBlock(MemoryBlock):
             if block.length < size:
                 break
             updated = self._update(state, q, k, v, block, self._fam_angles(angles, index + 1))
+            first_is_prompt = False
             if complete is not None:
                 updated = torch.where(complete[index][:, None, None], updated, state.fam)
-            state = state._replace(fam=updated, is_prompt=False, prompt_offset=None)
+                if self.options.random_state_passing:  # nothing else asks, and asking waits for the device
+                    first_is_prompt = state.first_is_prompt and not bool(complete[index][0])
+            state = state._replace(fam=updated, is_prompt=False, first_is_prompt=first_is_prompt, prompt_offset=None)
         return prefix, state
 
     def _update(
         self, state: FamState, q: Tensor, k: Tensor, v: Tensor, block: KeyValue, angles: Rotation | None
     ) -> Float[Tensor, "B F D"]:
         """F_τ from F_{τ-1}: compress one whole block."""
+        assert state.fam is not None
         seen = join([KeyValue(rotate(k, angles), v), block])
         y = self.project.output(attention(rotate(q, angles), *seen, dropout=self._dropout))
-        a = self.attend.after(None if state.is_prompt else state.fam, y)
+        # An explicit zero, as it is in float32 where autocast makes y bfloat16: FAM is a sum over all blocks.
+        a = self.attend.after(torch.zeros_like(state.fam) if state.is_prompt else state.fam, y)
         updated = self.feed.after(a, self.ffn(self.feed.before(a)))
         return functional.rms_norm(updated, updated.shape[-1:]) if self.options.rescale else updated
 
@@ -244,7 +254,9 @@ class FamBlock(MemoryBlock):
         places = torch.arange(-self.options.fam_len, 0, device=state.keys.device)
         return rotation((places - state.prompt_offset[:, None])[:, None], self.config, state.keys)
 
-    def memory(self, stream: Stream, state: FamState) -> Float[Tensor, "B M D2"] | None:
+    def memory(
+        self, stream: Stream, state: FamState, mask: Bool[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, "B M D2"] | None:
         """F_τ after the last whole block."""
         return None if state.fam is None else state.fam.expand(stream.tokens.shape[0], -1, -1)
 
@@ -255,7 +267,7 @@ class FamBlock(MemoryBlock):
         state = self.init_state(batch_size)
         passing = self.options.random_state_passing > 0 and progress >= self.options.random_state_passing_from
         if passing and bool(self.has_carried) and coins[0, -1] < self.options.random_state_passing:
-            state = state._replace(fam=self.carried.expand(batch_size, -1, -1), is_prompt=False)
+            state = state._replace(fam=self.carried.expand(batch_size, -1, -1), is_prompt=False, first_is_prompt=False)
         if self.options.random_position_offset:
             longest = 2 * math.pi * (self.config.rope_base or 10_000.0)
             offset = (coins[0, :-1] * longest).long() * (coins[1, :-1] < 0.5)
@@ -265,7 +277,7 @@ class FamBlock(MemoryBlock):
     @torch.no_grad()
     def remember(self, state: FamState) -> None:
         """Keep the first sequence's FAM for a later step."""
-        if self.options.random_state_passing and state.fam is not None and not state.is_prompt:
+        if self.options.random_state_passing and state.fam is not None and not state.first_is_prompt:
             self.carried.copy_(state.fam[0])
             self.has_carried.fill_(True)
 

@@ -34,10 +34,9 @@ class Residual(nn.Module):
         """What f is given."""
         return self.norm(x) if self.pre else x
 
-    def after(self, x: Float[Tensor, "*B T D"] | None, y: Float[Tensor, "*B2 T D"]) -> Float[Tensor, "*B2 T D"]:
-        """Put f's output ``y`` on the residual ``x`` (None stands for zero)."""
-        y = self.dropout(y)
-        y = y if x is None else x + y
+    def after(self, x: Float[Tensor, "*B T D"], y: Float[Tensor, "*B2 T D"]) -> Float[Tensor, "*B2 T D"]:
+        """Put f's output ``y`` on the residual ``x``."""
+        y = x + self.dropout(y)
         return y if self.pre else self.norm(y)
 
 

@@ -192,12 +192,17 @@ class LunaBlock(MemoryBlock):
         keys, values = projected.chunk(2, dim=-1)
         return self._heads(keys), self._heads(values)
 
-    def memory(self, stream: Stream, state: LunaState) -> Float[Tensor, "B M D2"] | None:
+    def memory(
+        self, stream: Stream, state: LunaState, mask: Bool[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, "B M D2"] | None:
         """P' (bidirectional), or the packed values sum_j pi_j v_j^T / t of all heads side by side (causal)."""
         if not self.causal:
             return stream.memory
         assert state.pack_value is not None
-        return merge_heads(state.pack_value / max(state.position, 1))
+        if mask is None:
+            return merge_heads(state.pack_value / max(state.position, 1))
+        num_real = mask.sum(dim=1).clamp(min=1).to(state.pack_value.dtype)
+        return merge_heads(state.pack_value / num_real[:, None, None, None])
 
     def state_size(self, seq_len: int) -> int:
         """2·M·D, whatever the length (causal); nothing travels along time otherwise."""

@@ -59,7 +59,8 @@ def causal_luna(
         q, k, v, pack = (functional.pad(x, (0, 0, 0, padding)) for x in (q, k, v, pack))
     counts = torch.arange(num_before + 1, num_before + 1 + q.shape[2], device=q.device)
     q, k, v, pack = (x.unflatten(2, (-1, chunk_len)) for x in (q, k, v, pack))  # [B, H, N, C, ·]
-    inverse = counts.to(q.dtype).reciprocal().view(-1, chunk_len, 1)  # 1/t [N, C, 1]
+    # Rounded last: in half precision, whole numbers above 256 (bfloat16) are not exact.
+    inverse = counts.to(sums.key_pack.dtype).reciprocal().to(q.dtype).view(-1, chunk_len, 1)  # 1/t [N, C, 1]
 
     before_key_pack, key_pack = _running(k.transpose(-1, -2), pack, sums.key_pack)
     scores = (q @ k.transpose(-1, -2)).tril() @ pack + q @ before_key_pack.to(q.dtype)

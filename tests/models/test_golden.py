@@ -51,7 +51,7 @@ def losses(name: str, task: str) -> list[float]:
             positions="learned" if classify else "rope",
             **OPTIONS[name],
         )
-    optimizer = torch.optim.AdamW(model.parameter_groups(0.01), lr=3e-3)
+    optimizer = torch.optim.AdamW(model.parameter_groups(0.01), lr=1e-3)
     values = []
     for step in range(NUM_STEPS):
         tokens, classes = batch(step)
