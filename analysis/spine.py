@@ -11,11 +11,10 @@ import argparse
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
 from analysis.passkey import passkey_figure
 from analysis.style import save
-from experiments.results import bootstrap, load_results, load_slices
+from experiments.results import bootstrap, load_config, load_results, load_slices
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 README = RESULTS.parent / "README.md"
@@ -46,7 +45,7 @@ def collect(store: Path | None) -> None:
     runs = load_results(store)
     runs = runs[runs["study"] == "spine"].sort_values(["task", "model", "seed"])
     runs["reach_blocks"] = [_reach(Path(folder)) for folder in runs["folder"]]
-    exact = [column for column in runs if column.startswith("test/exact_match@")]
+    exact = [column for column in map(str, runs) if column.startswith("test/exact_match@")]
     runs.reindex(columns=[*RUN_COLUMNS, *exact]).to_csv(RESULTS / "spine.csv", index=False)
     slices = load_slices(store)
     slices = slices[(slices["study"] == "spine") & (slices["task"] == "passkey")]
@@ -55,7 +54,7 @@ def collect(store: Path | None) -> None:
 
 def _reach(folder: Path) -> int | None:
     """Blocks that a window can look through with all its layers, its own included; None where nothing bounds it."""
-    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    config = load_config(folder)
     if config["model"]["name"] != "block_window":
         return None
     return int(config["backbone"]["depth"] * config["model"]["memory_blocks"] + 1)
@@ -142,7 +141,7 @@ def main() -> None:
     runs, slices = pd.read_csv(RESULTS / "spine.csv"), pd.read_csv(RESULTS / "spine_passkey.csv")
     slices = slices.set_index("model").loc[list(MODELS)].reset_index()
     bounded = runs[(runs["task"] == "passkey") & runs["reach_blocks"].notna()]
-    reach = bounded.groupby("model")["reach_blocks"].first().astype(int).to_dict()
+    reach = {str(model): int(blocks) for model, blocks in zip(bounded["model"], bounded["reach_blocks"], strict=True)}
     for path in save(passkey_figure(slices, reach), RESULTS / "figures" / "spine_passkey"):
         print(f"wrote {path.relative_to(RESULTS.parent)}")
     before, rest = README.read_text(encoding="utf-8").split(MARKS[0])

@@ -338,9 +338,7 @@ class Passkey(Task):
         end = np.full((batch_size, 1), self.codec.end, dtype=np.int64)
         sequence = np.concatenate([prompts.symbols(0, length), prompts.answers, end], axis=1)
         tokens = torch.from_numpy(sequence)
-        return Batch(
-            tokens[:, :-1].contiguous(), None, tokens[:, 1:].contiguous(), self._weights(batch_size, length)
-        )
+        return Batch(tokens[:, :-1].contiguous(), None, tokens[:, 1:].contiguous(), self._weights(batch_size, length))
 
     def _draw_length(self, rng: np.random.Generator, stage: Stage) -> int:
         blocks = int(rng.integers(stage.min_blocks, stage.max_blocks + 1))

@@ -15,10 +15,11 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
+from omegaconf import OmegaConf
 
 from experiments.config import StoreConfig
 
@@ -68,6 +69,15 @@ def load_metrics(run: str | os.PathLike[str]) -> pd.DataFrame:
         except ValueError:
             warnings.warn(f"left out a torn line of {path}", stacklevel=2)
     return pd.DataFrame(rows)
+
+
+def load_config(run: str | os.PathLike[str]) -> dict[str, Any]:
+    """The settings of a run, as its config.yaml holds them.
+
+    Args:
+        run: a run folder, such as the ``folder`` column of :func:`load_results` holds.
+    """
+    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(Path(run) / "config.yaml")))
 
 
 def load_slices(root: str | os.PathLike[str] | None = None) -> pd.DataFrame:

@@ -73,7 +73,7 @@ class Model(nn.Module):
         return cast(list[MemoryBlock], list(self.stack))
 
     def _initialise(self) -> None:
-        """Xavier for matrices (as Luna's authors), zero biases, N(0, 1/D) for all that enters at the bottom."""
+        """Xavier for matrices (fused ones as they stand), zero biases, N(0, 1/D) for all that enters at the bottom."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)

@@ -28,6 +28,8 @@ Causal (section 3.3). Nothing is packed across positions, as that would show the
 
 Deviations
 * Post-norm is the paper's; pre-norm hands the normed streams to the attentions and norms both at the end.
+* Shared with all variants here, not the authors': initialisation (theirs: Xavier with gain 1/sqrt(2) for each D x D
+  matrix), no norm after the embedding, a GELU with bias in the classifier.
 * The authors cut P to the sequence's length where that is shorter than M; here P always has M slots.
 * Causal: P is static (a query only), and every layer takes the same P from the bottom, as there is no encoder to fill
   it. Positions may be learned, as in the paper, or rotary: f is a linear attention without normaliser, so RoPE on its

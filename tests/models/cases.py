@@ -99,8 +99,7 @@ CASES: dict[str, Case] = {
         axes={"block_len": (SEGMENT,), "memory_blocks": (0, 1, 2, 3), "stop_gradient": (False, True)},
         regroup=_WINDOW_REGROUP,
         refuses=lambda options: (
-            options["reads"] in ("cls", "memory")
-            or (options.get("stop_gradient") and not options["memory_blocks"])
+            options["reads"] in ("cls", "memory") or (options.get("stop_gradient") and not options["memory_blocks"])
         ),
         num_parameters=_attention,
         state_size=_cached,
@@ -232,9 +231,7 @@ def token_gradients(model: models.Model, tokens: Tensor, value: Tensor) -> Tenso
 def poolings(name: str, options: Options) -> list[str]:
     """What a classifier that reads both ways may pool."""
     setting = options | {"causal": False, "positions": "learned"}
-    return [
-        reads for reads in ("mean", "cls", "memory") if not CASES[name].refuses(setting | {"reads": reads})
-    ]
+    return [reads for reads in ("mean", "cls", "memory") if not CASES[name].refuses(setting | {"reads": reads})]
 
 
 def covering(name: str) -> list[Options]:

@@ -194,9 +194,7 @@ def test_a_mistake_gets_one_clear_line(name: str, overrides: Options, text: str)
     ],
     ids=lambda value: "-".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else None,
 )
-def test_a_mistake_names_the_key_and_what_would_work(
-    name: str, overrides: Options, parts: tuple[str, ...]
-) -> None:
+def test_a_mistake_names_the_key_and_what_would_work(name: str, overrides: Options, parts: tuple[str, ...]) -> None:
     with pytest.raises(ValueError) as error:  # noqa: PT011 - its parts are looked for
         small(name, **overrides)
     text = str(error.value)
@@ -215,8 +213,7 @@ def test_more_tokens_than_positions(is_streamed: bool) -> None:
     with pytest.raises(ValueError, match="9 tokens") as error:
         model(tokens, None, state)
     assert str(error.value) == (
-        "a sequence of 9 tokens is longer than the 8 learned positions: "
-        "raise max_len, or use backbone.positions=rope"
+        "a sequence of 9 tokens is longer than the 8 learned positions: raise max_len, or use backbone.positions=rope"
     )
 
 

@@ -47,9 +47,7 @@ def test_first_update_has_a_zero_residual() -> None:
     # Every other update keeps what was there.
     some_fam = torch.randn(2, FAM["fam_len"], WIDTH, dtype=torch.float64)
     started = model.init_state(2)
-    started = started._replace(
-        layers=tuple(layer._replace(fam=some_fam, is_prompt=False) for layer in started.layers)
-    )
+    started = started._replace(layers=tuple(layer._replace(fam=some_fam, is_prompt=False) for layer in started.layers))
     _, state = model(random_tokens(2, 2 * SEGMENT), None, started)
     assert all(torch.equal(fam, some_fam) for fam in fams(state))
 
@@ -144,8 +142,7 @@ def test_tokens_read_the_latest_fam_only() -> None:
     block = random_tokens(2, SEGMENT, seed=2)
     assert not close(model(block, None, state)[0], model(block, None, other)[0], 1e-6)
     swapped = tuple(
-        layer._replace(fam=other_layer.fam)
-        for layer, other_layer in zip(state.layers, other.layers, strict=True)
+        layer._replace(fam=other_layer.fam) for layer, other_layer in zip(state.layers, other.layers, strict=True)
     )
     assert torch.equal(model(block, None, state._replace(layers=swapped))[0], model(block, None, other)[0])
 
@@ -313,9 +310,7 @@ def test_a_first_sequence_without_a_full_block_leaves_nothing() -> None:
     mask = torch.arange(2 * SEGMENT) < torch.tensor([[SEGMENT - 1], [2 * SEGMENT]])
     _, state = model(tokens, mask)
     model.remember(state)
-    assert not is_passed(model.training_state(2, seed=0, progress=0.0)), (
-        "the prompt was stored as if it held context"
-    )
+    assert not is_passed(model.training_state(2, seed=0, progress=0.0)), "the prompt was stored as if it held context"
 
 
 @pytest.mark.parametrize("probability", [0.2, 0.8, 1.0])
@@ -330,9 +325,7 @@ def test_probability_of_passing(probability: float) -> None:
 def test_passing_begins_at_a_share_of_the_training() -> None:
     model = passing_model(1.0, random_state_passing_from=0.5)
     after_one_step(model)
-    begun = [
-        is_passed(model.training_state(2, seed=0, progress=progress)) for progress in (0.0, 0.49, 0.5, 1.0)
-    ]
+    begun = [is_passed(model.training_state(2, seed=0, progress=progress)) for progress in (0.0, 0.49, 0.5, 1.0)]
     assert begun == [False, False, True, True]
 
 
@@ -351,9 +344,7 @@ def test_a_passed_state_keeps_its_residual_and_has_no_gradient() -> None:
             assert close(fam[index], expected_state["fam"])
     # The prompt took no part in it.
     assert model.learned_memory is not None
-    (gradient,) = torch.autograd.grad(
-        logits.sum(), model.learned_memory, allow_unused=True, materialize_grads=True
-    )
+    (gradient,) = torch.autograd.grad(logits.sum(), model.learned_memory, allow_unused=True, materialize_grads=True)
     assert torch.count_nonzero(gradient) == 0
 
 

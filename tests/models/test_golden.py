@@ -68,9 +68,7 @@ def losses(name: str, task: str) -> list[float]:
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("name", models.available())
 def test_losses_are_what_they_were(name: str, task: str) -> None:
-    assert name in OPTIONS, (
-        f"{name} has no golden losses: add options, and write them (see the top of this file)"
-    )
+    assert name in OPTIONS, f"{name} has no golden losses: add options, and write them (see the top of this file)"
     golden = json.loads(GOLDEN.read_text(encoding="utf-8"))[name][task]
     assert golden[-1] < golden[0]
     assert losses(name, task) == pytest.approx(golden, rel=1e-4)

@@ -181,9 +181,7 @@ def test_a_row_without_real_keys_stays_finite() -> None:
     num_before=st.sampled_from([0, 1, 1000]),
     num_padded=st.integers(0, 3),
 )
-def test_causal_luna_equals_the_loop(
-    num_tokens: int, chunk_len: int, num_before: int, num_padded: int
-) -> None:
+def test_causal_luna_equals_the_loop(num_tokens: int, chunk_len: int, num_before: int, num_padded: int) -> None:
     num_slots = 3
     q, (k, v) = random(BATCH, HEADS, num_tokens, HEAD_WIDTH, seed=7), random_pairs(num_tokens, seed=8)
     pack = random(BATCH, HEADS, num_tokens, num_slots, seed=9).exp()
@@ -215,8 +213,7 @@ def test_rotation_sees_distances_only() -> None:
 
     def score(query_place: int, key_place: int) -> Tensor:
         turned = [
-            rotate(x, rotation(torch.tensor([place]), config, x))
-            for x, place in ((q, query_place), (k, key_place))
+            rotate(x, rotation(torch.tensor([place]), config, x)) for x, place in ((q, query_place), (k, key_place))
         ]
         return (turned[0] * turned[1]).sum(dim=-1)
 

@@ -111,9 +111,7 @@ def test_no_gradient_flows_to_later_tokens(name: str, options: Options, backbone
 @pytest.mark.parametrize(("name", "options"), SETTINGS, ids=label)
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(data=st.data())
-def test_pieces_give_the_same_as_the_whole(
-    name: str, options: Options, backbone: Options, data: st.DataObject
-) -> None:
+def test_pieces_give_the_same_as_the_whole(name: str, options: Options, backbone: Options, data: st.DataObject) -> None:
     num_tokens = 5 * SEGMENT + 3
     cuts = data.draw(st.sets(st.integers(1, num_tokens - 1)), label="cuts")
     model, tokens = build(name, **backbone, **options), random_tokens(2, num_tokens)
@@ -279,8 +277,7 @@ def padded_batch() -> tuple[Tensor, Tensor]:
 def reads_of(name: str) -> list[Options]:
     """Ways to read a padded sequence."""
     pooled: list[Options] = [
-        {"causal": False, "num_classes": 3, "pooling": pooling}
-        for pooling in poolings(name, CASES[name].options)
+        {"causal": False, "num_classes": 3, "pooling": pooling} for pooling in poolings(name, CASES[name].options)
     ]
     return [{"causal": True}, {"causal": True, "num_classes": 3}, *pooled]
 
