@@ -92,7 +92,7 @@ def window_attention(
             (a stopped gradient).
         prefix: For each block touched by the new tokens, keys and values that all its queries see.
         causal: Inside a block, hide what comes after the query; otherwise the block is seen whole.
-        key_mask: True where a new token is real.
+        key_mask: True where a new token is real. A causal call does without, as padding stands on the right.
         blocks_at_once: How many whole blocks go through one fused call. Changes speed, not numbers: few keep the
             data in a CPU's cache, many fill a GPU.
         dropout: On attention weights.
@@ -165,20 +165,25 @@ def _attend(group: list[_Block], masks: "_BlockMasks", dropout: float) -> Sequen
 
 
 class _BlockMasks:
-    """The masks of one call, each built once."""
+    """The masks of one call, each built once.
+
+    A causal call needs no padding mask: padding stands on the right, where no real query looks.
+    """
 
     def __init__(self, key_mask: Tensor | None, num_past: int, block_len: int, causal: bool) -> None:
         self.is_causal = causal
         self.built: dict[tuple[int, int], Tensor] = {}
-        self.real: tuple[Tensor, ...] | None = None
-        if key_mask is not None:
+        self.real: tuple[Tensor, ...] = ()
+        self.has_padding: list[bool] = []
+        if key_mask is not None and not causal:
             past = key_mask.new_ones(key_mask.shape[0], num_past)
             self.real = torch.cat((past, key_mask), dim=1).split(block_len, dim=1)
-            self.has_padding = [not bool(block.all()) for block in self.real]
+            # One look at the device for all blocks.
+            self.has_padding = (~torch.stack([block.all() for block in self.real])).tolist()
 
     def padded(self, block: _Block) -> bool:
         """Whether padding lies anywhere in what a block sees."""
-        return self.real is not None and any(self.has_padding[block.first : block.number + 1])
+        return any(self.has_padding[block.first : block.number + 1])
 
     def causal(self, queries: Tensor, num_keys: int) -> Tensor | None:
         """The causal mask inside a block; None where nothing is hidden."""
@@ -191,11 +196,8 @@ class _BlockMasks:
 
     def mask(self, block: _Block, num_keys: int) -> Tensor | None:
         """The mask of one block's queries over all that they see."""
-        causal = self.causal(block.queries, num_keys)
-        if self.real is None or not self.padded(block):
-            return causal
+        if not self.padded(block):
+            return self.causal(block.queries, num_keys)
         prefix = self.real[block.number].new_ones(len(block.queries), block.num_prefix)
         real = visible(torch.cat((*self.real[block.first : block.number], prefix, self.real[block.number]), dim=1))
-        if causal is None:
-            return real.expand(-1, -1, block.queries.shape[2], -1)
-        return real & (causal == 0)
+        return real.expand(-1, -1, block.queries.shape[2], -1)
