@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import takewhile
 
 from omegaconf import OmegaConf
 
@@ -45,8 +46,8 @@ def _scales() -> dict[str, str]:
 def _comment(study: str) -> str:
     """The last line of the comment on top of a study's file, which says what it is for."""
     lines = (CONF / "study" / f"{study}.yaml").read_text(encoding="utf-8").splitlines()
-    comments = [line.lstrip("# ") for line in lines if line.startswith("# ") and not line.startswith("# @")]
-    return comments[-1] if comments else ""
+    top = list(takewhile(lambda line: line.startswith("#"), lines))
+    return top[-1].lstrip("# ") if top else ""
 
 
 def _docstring(cls: type) -> str:
