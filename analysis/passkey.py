@@ -23,8 +23,8 @@ def passkey_figure(slices: pd.DataFrame, reach: dict[str, int] | None = None) ->
     models = list(dict.fromkeys(slices["model"]))
     figure = Figure(figsize=(2.2 + 2.6 * len(models), 6.4), layout="constrained")
     grid = figure.add_gridspec(2, len(models), height_ratios=(1.0, 1.15))
-    lengths = sorted(slices["length_blocks"].unique())
-    longest = slices.loc[slices["factor"] <= 1, "length_blocks"].max()
+    lengths = sorted(map(int, slices["length_blocks"].unique()))
+    longest = int(slices.loc[slices["factor"] <= 1, "length_blocks"].max())
     images = []
     for column, model in enumerate(models):
         axes = figure.add_subplot(grid[0, column])

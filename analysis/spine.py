@@ -85,12 +85,13 @@ def text_table(runs: pd.DataFrame) -> str:
 def passkey_table(runs: pd.DataFrame, slices: pd.DataFrame) -> str:
     """Exact match on ``passkey`` by length, mean over depths, with the state that each variant carries."""
     longest = int(slices.loc[slices["factor"] <= 1, "length_blocks"].max())
-    lengths = sorted(slices["length_blocks"].unique())
+    lengths = sorted(map(int, slices["length_blocks"].unique()))
     header = ["`model=`", "seeds", *(f"{n} blocks" + (" (trained)" if n <= longest else "") for n in lengths)]
     lines = []
     for model, rows in _by_model(runs[runs["task"] == "passkey"]):
         cells = slices[slices["model"] == model].groupby(["length_blocks", "seed"])["exact_match"].mean()
-        scores = [mean_and_interval(cells.loc[n]) for n in lengths]
+        by_length = cells.unstack("seed").reindex(lengths)
+        scores = [mean_and_interval(by_length.loc[n]) or "not run" for n in lengths]
         state = f"{rows['state_size'].iloc[0]:,.0f}"
         lines.append([f"`{model}`", str(len(rows)), *scores, state, *_costs(rows)])
     return _markdown([*header, "state after training length", "parameters", "tokens/s", "minutes a run"], lines)
