@@ -124,8 +124,8 @@ def report(runs: pd.DataFrame, slices: pd.DataFrame) -> str:
         f"time, one thread each; commit {commits}. Mean over seeds and 95 % bootstrap interval over seeds. Redrawn by "
         "`python -m analysis.spine` from [`results/spine.csv`](results/spine.csv) and "
         "[`results/spine_passkey.csv`](results/spine_passkey.csv). Other work ran on the same cores, so tokens/s "
-        'and minutes are no timings to compare. Lengths marked "not run" were left out by the transformer\'s `task.eval_factors` '
-        "(`conf/study/spine.yaml`)."
+        'and minutes are no timings to compare. Lengths marked "not run" were left out by the transformer\'s '
+        "`task.eval_factors` (`conf/study/spine.yaml`)."
     )
     text = "**`lra_text`**, the first 512 bytes of a review (majority 50 %; TF-IDF, logistic regression 88.9 %):"
     passkey = "**`passkey`**, exact match of a five-digit key in %, decoded greedily, mean over depths:"

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 # Okabe and Ito's palette.
@@ -29,6 +30,8 @@ def save(figure: Figure, path: Path) -> list[Path]:
     """Write a figure as SVG and PNG; returns both paths. No date is written: the same data give the same file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     svg, png = path.with_suffix(".svg"), path.with_suffix(".png")
-    figure.savefig(svg, metadata={"Date": None})
+    # Without a salt of its own, matplotlib draws the ids inside an SVG anew each time.
+    with rc_context({"svg.hashsalt": "memattn"}):
+        figure.savefig(svg, metadata={"Date": None})
     figure.savefig(png, dpi=150)
     return [svg, png]
