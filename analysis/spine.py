@@ -91,7 +91,7 @@ def passkey_table(runs: pd.DataFrame, slices: pd.DataFrame) -> str:
     for model, rows in _by_model(runs[runs["task"] == "passkey"]):
         cells = slices[slices["model"] == model].groupby(["length_blocks", "seed"])["exact_match"].mean()
         by_length = cells.unstack("seed").reindex(lengths)
-        scores = [mean_and_interval(by_length.loc[n]) or "not run" for n in lengths]
+        scores = [mean_and_interval(scores) or "not run" for _, scores in by_length.iterrows()]
         state = f"{rows['state_size'].iloc[0]:,.0f}"
         lines.append([f"`{model}`", str(len(rows)), *scores, state, *_costs(rows)])
     return _markdown([*header, "state after training length", "parameters", "tokens/s", "minutes a run"], lines)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from matplotlib import rc_context
+import matplotlib as mpl
 from matplotlib.figure import Figure
 
 # Okabe and Ito's palette.
@@ -31,7 +31,7 @@ def save(figure: Figure, path: Path) -> list[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     svg, png = path.with_suffix(".svg"), path.with_suffix(".png")
     # Without a salt of its own, matplotlib draws the ids inside an SVG anew each time.
-    with rc_context({"svg.hashsalt": "memattn"}):
+    with mpl.rc_context({"svg.hashsalt": "memattn"}):
         figure.savefig(svg, metadata={"Date": None})
     figure.savefig(png, dpi=150)
     return [svg, png]
