@@ -34,6 +34,13 @@ Choices (section numbers: the paper's)
 * B.2.3, random state passing: one coin per step for all layers; batch item 0's last FAM is kept without gradient, all
   sequences start from it, and its residual stays. ``random_state_passing_from`` delays it, since it hurts from step 0.
 * ``causal=False`` (classification, not in the paper): tokens see their block whole; FAM flows from left to right.
+
+Remedies (ours). In the paper's update nothing brings F back: each block adds to it, and with the norm in front what was
+written early fades as 1/τ (LOG.md). ``update=rescaled`` brings F_τ to unit RMS. ``update=gated`` lets each slot decide:
+
+    g = clamp(1/2 + (W [heads of A^F's attention ; Norm(F_{τ-1})] + b)/6, 0, 1)     F_τ = (1 - g) F_{τ-1} + g F_τ^paper
+
+A gate at 0 keeps its slot bit for bit, over any number of blocks. The first update is never gated.
 """
 
 import math
@@ -43,14 +50,16 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from models.block import BackboneConfig, MemoryBlock, Stream, empty_cache, register
 from models.block_window import blocks_at_once, cached_tokens, check_window
 from models.kernels.softmax import attention
 from models.kernels.window import KeyValue, join, split_blocks, trim, window_attention
-from models.layers import FeedForward, Residual, Rotation, SelfProjection, rotate, rotation
+from models.layers import FeedForward, Residual, Rotation, SelfProjection, merge_heads, rotate, rotation
+
+UPDATES = ("residual", "rescaled", "gated")
 
 
 @dataclass(frozen=True)
@@ -63,8 +72,8 @@ class FamOptions:
     """F, feedback activations per layer. 0 gives ``block_window``, exactly."""
     memory_blocks: int = 1
     """m, whole blocks before its own that a token sees."""
-    rescale: bool = False
-    """Ours, not the paper's: bring F_τ back to unit RMS after each update, as its ungated residual grows with time."""
+    update: str = "residual"
+    """How F_τ follows from F_{τ-1}: "residual" is the paper's; "rescaled" and "gated" are ours (see Remedies)."""
     random_position_offset: bool = False
     """B.2.2, training only: half of the sequences see the prompt from a random distance."""
     random_state_passing: float = 0.0
@@ -87,8 +96,11 @@ class FamOptions:
             raise ValueError(f"model.random_state_passing_from={self.random_state_passing_from}: must lie in [0, 1)")
         if self.random_state_passing_from and not self.random_state_passing:
             raise ValueError("model.random_state_passing_from has no effect with model.random_state_passing=0")
-        if self.fam_len == 0 and (self.rescale or self.random_state_passing or self.random_position_offset):
-            raise ValueError("model.fam_len=0: rescale, random_state_passing and random_position_offset have no effect")
+        if self.update not in UPDATES:
+            raise ValueError(f"model.update={self.update}: must be one of {', '.join(UPDATES)}")
+        has_effect = self.update != "residual" or self.random_state_passing or self.random_position_offset
+        if self.fam_len == 0 and has_effect:
+            raise ValueError("model.fam_len=0: update, random_state_passing and random_position_offset have no effect")
 
 
 class FamState(NamedTuple):
@@ -128,6 +140,7 @@ class FamBlock(MemoryBlock):
         self.project = SelfProjection(config)
         self.feed = Residual(config)
         self.ffn = FeedForward(config)
+        self.gate = nn.Linear(2 * config.width, 1) if options.update == "gated" else None
         if options.random_state_passing:
             self.register_buffer("carried", torch.zeros(options.fam_len, config.width))
             self.register_buffer("has_carried", torch.zeros((), dtype=torch.bool))
@@ -213,11 +226,19 @@ class FamBlock(MemoryBlock):
         """F_τ from F_{τ-1}: compress one whole block."""
         assert state.fam is not None
         seen = join([KeyValue(rotate(k, angles), v), block])
-        y = self.project.output(attention(rotate(q, angles), *seen, dropout=self._dropout))
+        heads = attention(rotate(q, angles), *seen, dropout=self._dropout)
+        y = self.project.output(heads)
         # An explicit zero, as it is in float32 where autocast makes y bfloat16: FAM is a sum over all blocks.
         a = self.attend.after(torch.zeros_like(state.fam) if state.is_prompt else state.fam, y)
         updated = self.feed.after(a, self.ffn(self.feed.before(a)))
-        return functional.rms_norm(updated, updated.shape[-1:]) if self.options.rescale else updated
+        if self.options.update == "rescaled":
+            return functional.rms_norm(updated, updated.shape[-1:])
+        if self.gate is None or state.is_prompt:
+            return updated
+        before = self.attend.before(state.fam).expand(len(updated), -1, -1)
+        score = self.gate(torch.cat((merge_heads(heads), before), dim=-1))
+        gate = (score / 6 + 0.5).clamp(0, 1)  # a hard sigmoid; PyTorch's own rounds 1/6 to float32
+        return torch.lerp(state.fam.expand_as(updated), updated, gate.to(updated.dtype))
 
     def _carry_prompt(self, prompt: Float[Tensor, "B2 F D"]) -> Float[Tensor, "B2 F D"]:
         """The prompt's own pass through this layer: slots see each other and nothing else."""

@@ -59,6 +59,12 @@ def _attention(options: Options, causal: bool, norm: str) -> int:
     return _norm(norm) + 4 * _linear(WIDTH, WIDTH)
 
 
+def _fam(options: Options, causal: bool, norm: str) -> int:
+    """Nothing of its own but the gate, which is not the paper's."""
+    gate = 2 * WIDTH + 1 if options.get("update") == "gated" else 0
+    return _attention(options, causal, norm) + gate
+
+
 def _luna(options: Options, causal: bool, norm: str) -> int:
     """5 D² tied and 7 D² untied (arXiv 2106.01540); the causal form packs with one matrix."""
     copies = 1 if options["tied"] else 2
@@ -125,21 +131,22 @@ CASES: dict[str, Case] = {
         options={"block_len": SEGMENT, "fam_len": 2, "memory_blocks": 0},
         others=(
             {"block_len": SEGMENT, "fam_len": 3, "memory_blocks": 1, "blocks_at_once": 2},
-            {"block_len": SEGMENT, "fam_len": SEGMENT, "memory_blocks": 2, "rescale": True},
+            {"block_len": SEGMENT, "fam_len": SEGMENT, "memory_blocks": 2, "update": "rescaled"},
+            {"block_len": SEGMENT, "fam_len": 2, "memory_blocks": 0, "update": "gated"},
             {"block_len": SEGMENT, "fam_len": 0, "memory_blocks": 1},
         ),
         axes={
             "block_len": (SEGMENT,),
             "memory_blocks": (0, 1, 2, 3),
             "fam_len": (0, 1, 2, SEGMENT),
-            "rescale": (False, True),
+            "update": ("residual", "rescaled", "gated"),
         },
         regroup=_WINDOW_REGROUP,
         refuses=lambda options: (
             options["reads"] == "cls"
-            or (not options["fam_len"] and (options["reads"] == "memory" or options.get("rescale", False)))
+            or (not options["fam_len"] and (options["reads"] == "memory" or options.get("update", "residual") != "residual"))
         ),
-        num_parameters=_attention,
+        num_parameters=_fam,
         state_size=lambda options, num_tokens: options["fam_len"] * WIDTH + _cached(options, num_tokens),
         reach=(
             ({"block_len": SEGMENT, "fam_len": 2, "memory_blocks": 0}, lambda depth: math.inf),

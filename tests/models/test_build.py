@@ -160,7 +160,7 @@ def test_what_there_is() -> None:
         (
             "fam",
             {"random_state_passing": 0.8, "fam_len": 0},
-            "model.fam_len=0: rescale, random_state_passing and random_position_offset have no effect",
+            "model.fam_len=0: update, random_state_passing and random_position_offset have no effect",
         ),
     ],
     ids=lambda value: "-".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else None,

@@ -156,9 +156,29 @@ def test_a_block_that_is_not_full_updates_nothing() -> None:
 
 
 def test_rescaled_fam_has_unit_rms() -> None:
-    model = build("fam", rescale=True, **FAM)
+    model = build("fam", update="rescaled", **FAM)
     for fam in fams(model(random_tokens(2, 5 * SEGMENT))[1]):
         assert close(fam.square().mean(dim=-1), torch.ones(2, FAM["fam_len"], dtype=torch.float64))
+
+
+def test_a_closed_gate_keeps_the_first_summary_bit_for_bit() -> None:
+    model = build("fam", update="gated", **FAM)
+    for block in fam_blocks(model):
+        assert block.gate is not None
+        torch.nn.init.constant_(block.gate.bias, -100.0)
+    tokens = random_tokens(2, 9 * SEGMENT)
+    (_, late), (_, early) = model(tokens), model(tokens[:, :SEGMENT])
+    assert all(torch.equal(a, b) for a, b in zip(fams(late), fams(early), strict=True))
+
+
+def test_an_open_gate_is_the_papers_update() -> None:
+    gated, plain = build("fam", update="gated", **FAM), build("fam", **FAM)
+    plain.load_state_dict({key: value for key, value in gated.state_dict().items() if ".gate." not in key})
+    for block in fam_blocks(gated):
+        assert block.gate is not None
+        torch.nn.init.constant_(block.gate.bias, 100.0)
+    tokens = random_tokens(2, 5 * SEGMENT)
+    assert close(gated(tokens)[0], plain(tokens)[0])
 
 
 def test_feedback_is_kept_in_full_precision() -> None:

@@ -80,11 +80,18 @@ def run_block(layer: Layer, inputs: Rows, carried: Carried) -> tuple[Rows, Carri
     updated = []
     for i, row in enumerate(carried.fam):
         q = rotate(fam[i][0], stop - num_fam + i, config)
-        y = linear(p.under("project.out"), attend(q, [k for k, _ in seen], [v for _, v in seen]))
+        mixed = attend(q, [k for k, _ in seen], [v for _, v in seen])
         residual = torch.zeros_like(row) if carried.is_prompt else row
-        new = feed(layer, after(p.under("attend"), residual, y, config))
-        # Not the paper's: an ablation brings FAM back to unit RMS.
-        updated.append(new / torch.sqrt((new * new).mean()) if options.rescale else new)
+        new = feed(layer, after(p.under("attend"), residual, linear(p.under("project.out"), mixed), config))
+        # Not the paper's: FAM brought back to unit RMS, or a gate on each slot.
+        if options.update == "rescaled":
+            new = new / torch.sqrt((new * new).mean())
+        elif options.update == "gated" and not carried.is_prompt:
+            normed = before(p.under("attend"), row, config)
+            score = linear(p.under("gate"), torch.cat([mixed, normed]))
+            gate = torch.clamp(score / 6 + 0.5, 0, 1)
+            new = (1 - gate) * row + gate * new
+        updated.append(new)
     return outputs, Carried(updated, False, past)
 
 
