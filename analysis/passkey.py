@@ -17,24 +17,24 @@ def passkey_figure(slices: pd.DataFrame, reach: dict[str, int] | None = None) ->
     """One map of exact match over length and depth for each variant, and below them all as curves over length.
 
     Args:
-        slices: Columns ``model, seed, length_blocks, factor, depth, n, exact_match``.
+        slices: Columns ``variant, seed, length_blocks, factor, depth, n, exact_match``.
         reach: Receptive field in blocks, for variants whose window bounds it; drawn as a line.
     """
-    models = list(dict.fromkeys(slices["model"]))
-    figure = Figure(figsize=(2.2 + 2.6 * len(models), 6.4), layout="constrained")
-    grid = figure.add_gridspec(2, len(models), height_ratios=(1.0, 1.15))
+    variants = list(dict.fromkeys(slices["variant"]))
+    figure = Figure(figsize=(2.2 + 2.6 * len(variants), 6.4), layout="constrained")
+    grid = figure.add_gridspec(2, len(variants), height_ratios=(1.0, 1.15))
     lengths = sorted(map(int, slices["length_blocks"].unique()))
     longest = int(slices.loc[slices["factor"] <= 1, "length_blocks"].max())
     images = []
-    for column, model in enumerate(models):
+    for column, variant in enumerate(variants):
         axes = figure.add_subplot(grid[0, column])
-        rows = slices[slices["model"] == model]
+        rows = slices[slices["variant"] == variant]
         images.append(_map(axes, rows, lengths))
-        axes.set_title(f"{model}  (n = {rows['seed'].nunique()} seeds)", fontsize=10)
+        axes.set_title(f"{variant}  (n = {rows['seed'].nunique()} seeds)", fontsize=10)
         axes.set_ylabel("depth of the key" if column == 0 else "")
-        _mark_lengths(axes, lengths, longest, (reach or {}).get(model))
+        _mark_lengths(axes, lengths, longest, (reach or {}).get(variant))
     figure.colorbar(images[-1], ax=figure.axes, label="exact match", shrink=0.85)
-    _curves(figure.add_subplot(grid[1, :]), slices, models, longest, reach or {})
+    _curves(figure.add_subplot(grid[1, :]), slices, variants, longest, reach or {})
     return figure
 
 
@@ -60,17 +60,18 @@ def _mark_lengths(axes: Axes, lengths: list[int], longest: int, reach: int | Non
         axes.axvline(np.interp(reach, lengths, range(len(lengths))), color="red", linestyle=":", linewidth=1.6)
 
 
-def _curves(axes: Axes, slices: pd.DataFrame, models: list[str], longest: int, reach: dict[str, int]) -> None:
+def _curves(axes: Axes, slices: pd.DataFrame, variants: list[str], longest: int, reach: dict[str, int]) -> None:
     """Exact match over length, mean over depths; the band is the 95 % bootstrap interval over seeds."""
-    for model in models:
-        rows = slices[slices["model"] == model].groupby(["length_blocks", "seed"])["exact_match"].mean().unstack("seed")
-        axes.plot(rows.index, rows.mean(axis=1), marker=marker(model), color=colour(model), label=model, markersize=4)
+    for variant in variants:
+        cells = slices[slices["variant"] == variant].groupby(["length_blocks", "seed"])["exact_match"]
+        rows, shade = cells.mean().unstack("seed"), colour(variant)
+        axes.plot(rows.index, rows.mean(axis=1), marker=marker(variant), color=shade, label=variant, markersize=4)
         bands = np.array([bootstrap(values.dropna().tolist()) for _, values in rows.iterrows()])
-        axes.fill_between(rows.index, bands[:, 0], bands[:, 1], color=colour(model), alpha=0.18, linewidth=0)
+        axes.fill_between(rows.index, bands[:, 0], bands[:, 1], color=shade, alpha=0.18, linewidth=0)
     axes.axvline(longest, color="grey", linestyle="--", linewidth=1, label=f"longest trained: {longest} blocks")
-    for model, blocks in reach.items():
-        label = f"reach of {model}: {blocks} blocks"
-        axes.axvline(blocks, color=colour(model), linestyle=":", linewidth=1.4, label=label)
+    for variant, blocks in reach.items():
+        label = f"reach of {variant}: {blocks} blocks"
+        axes.axvline(blocks, color=colour(variant), linestyle=":", linewidth=1.4, label=label)
     axes.set(xscale="log", ylim=(-0.03, 1.03), xlabel="length of the prompt in blocks")
     axes.set_ylabel("exact match, mean over depths")
     axes.legend(fontsize=8, ncols=2)

@@ -1,4 +1,4 @@
-"""The measured table and figure of README: four variants, two tasks, three seeds (``conf/study/spine.yaml``).
+"""The measured table and figure of README: the first variants, two tasks, three seeds (``conf/study/spine.yaml``).
 
     python run.py -m +study=spine          # train and test, hours or minutes: skips what is done
     python -m analysis.spine --collect     # copy what the store holds into results/spine*.csv
@@ -20,15 +20,15 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"
 README = RESULTS.parent / "README.md"
 MARKS = ("<!-- measured:begin -->", "<!-- measured:end -->")
 
-MODELS = ("transformer", "block_window", "luna", "fam")
+VARIANTS = ("transformer", "block_window", "luna", "fam", "fam_gated")
 RUN_COLUMNS = [
-    *("run_id", "study", "model", "task", "scale", "seed", "data_source", "data_checksum", "status"),
+    *("run_id", "study", "model", "variant", "task", "scale", "seed", "data_source", "data_checksum", "status"),
     *("test/accuracy", "test/exact_match", "test/symbol_accuracy", "test/n", "val/accuracy", "val/exact_match"),
     *("steps", "best_step", "num_params", "state_size", "train_flops", "tokens_per_second", "peak_memory_bytes"),
     *("wall_seconds", "device", "precision", "torch", "git_sha", "config_hash", "hardware", "attempts", "reach_blocks"),
 ]
 SLICE_COLUMNS = [
-    "model",
+    "variant",
     "seed",
     "length_blocks",
     "length_tokens",
@@ -43,7 +43,7 @@ SLICE_COLUMNS = [
 def collect(store: Path | None) -> None:
     """Copy the study's finished runs into the committed csv files."""
     runs = load_results(store)
-    runs = runs[runs["study"] == "spine"].sort_values(["task", "model", "seed"])
+    runs = runs[runs["study"] == "spine"].sort_values(["task", "variant", "seed"])
     runs["reach_blocks"] = [_reach(Path(folder)) for folder in runs["folder"]]
     exact = [column for column in map(str, runs) if column.startswith("test/exact_match@")]
     runs.reindex(columns=[*RUN_COLUMNS, *exact]).to_csv(RESULTS / "spine.csv", index=False)
@@ -76,9 +76,9 @@ def text_table(runs: pd.DataFrame) -> str:
     """Accuracy on ``lra_text``."""
     header = ["`model=`", "seeds", "test accuracy, % (95 % interval)", "parameters", "tokens/s", "minutes a run"]
     lines = []
-    for model, rows in _by_model(runs[runs["task"] == "lra_text"]):
+    for variant, rows in _by_variant(runs[runs["task"] == "lra_text"]):
         score = mean_and_interval(rows["test/accuracy"])
-        lines.append([f"`{model}`", str(len(rows)), score, *_costs(rows)])
+        lines.append([f"`{variant}`", str(len(rows)), score, *_costs(rows)])
     return _markdown(header, lines)
 
 
@@ -88,18 +88,18 @@ def passkey_table(runs: pd.DataFrame, slices: pd.DataFrame) -> str:
     lengths = sorted(map(int, slices["length_blocks"].unique()))
     header = ["`model=`", "seeds", *(f"{n} blocks" + (" (trained)" if n <= longest else "") for n in lengths)]
     lines = []
-    for model, rows in _by_model(runs[runs["task"] == "passkey"]):
-        cells = slices[slices["model"] == model].groupby(["length_blocks", "seed"])["exact_match"].mean()
+    for variant, rows in _by_variant(runs[runs["task"] == "passkey"]):
+        cells = slices[slices["variant"] == variant].groupby(["length_blocks", "seed"])["exact_match"].mean()
         by_length = cells.unstack("seed").reindex(lengths)
         scores = [mean_and_interval(scores) or "not run" for _, scores in by_length.iterrows()]
         state = f"{rows['state_size'].iloc[0]:,.0f}"
-        lines.append([f"`{model}`", str(len(rows)), *scores, state, *_costs(rows)])
+        lines.append([f"`{variant}`", str(len(rows)), *scores, state, *_costs(rows)])
     return _markdown([*header, "state after training length", "parameters", "tokens/s", "minutes a run"], lines)
 
 
-def _by_model(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+def _by_variant(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """The study's variants in the order of the README."""
-    return [(model, runs[runs["model"] == model]) for model in MODELS if (runs["model"] == model).any()]
+    return [(variant, runs[runs["variant"] == variant]) for variant in VARIANTS if (runs["variant"] == variant).any()]
 
 
 def _costs(rows: pd.DataFrame) -> list[str]:
@@ -142,9 +142,9 @@ def main() -> None:
     if arguments.collect:
         collect(arguments.store)
     runs, slices = pd.read_csv(RESULTS / "spine.csv"), pd.read_csv(RESULTS / "spine_passkey.csv")
-    slices = slices.set_index("model").loc[list(MODELS)].reset_index()
+    slices = slices.set_index("variant").loc[list(VARIANTS)].reset_index()
     bounded = runs[(runs["task"] == "passkey") & runs["reach_blocks"].notna()]
-    reach = {str(model): int(blocks) for model, blocks in zip(bounded["model"], bounded["reach_blocks"], strict=True)}
+    reach = {str(name): int(blocks) for name, blocks in zip(bounded["variant"], bounded["reach_blocks"], strict=True)}
     for path in save(passkey_figure(slices, reach), RESULTS / "figures" / "spine_passkey"):
         print(f"wrote {path.relative_to(RESULTS.parent)}")
     before, rest = README.read_text(encoding="utf-8").split(MARKS[0])

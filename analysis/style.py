@@ -11,19 +11,20 @@ COLOURS = {
     "block_window": "#E69F00",
     "luna": "#009E73",
     "fam": "#0072B2",
+    "fam_gated": "#D55E00",
 }
-MARKERS = {"transformer": "s", "block_window": "v", "luna": "D", "fam": "o"}
-SPARE_COLOURS = ("#D55E00", "#CC79A7", "#56B4E9", "#F0E442")
+MARKERS = {"transformer": "s", "block_window": "v", "luna": "D", "fam": "o", "fam_gated": "P"}
+SPARE_COLOURS = ("#CC79A7", "#56B4E9", "#F0E442")
 
 
-def colour(model: str) -> str:
+def colour(variant: str) -> str:
     """The colour of a variant; variants without one of their own share the spare ones by name."""
-    return COLOURS.get(model) or SPARE_COLOURS[sum(map(ord, model)) % len(SPARE_COLOURS)]
+    return COLOURS.get(variant) or SPARE_COLOURS[sum(map(ord, variant)) % len(SPARE_COLOURS)]
 
 
-def marker(model: str) -> str:
+def marker(variant: str) -> str:
     """The marker of a variant."""
-    return MARKERS.get(model, "X")
+    return MARKERS.get(variant, "X")
 
 
 def save(figure: Figure, path: Path) -> list[Path]:

@@ -9,7 +9,9 @@ Task card
     Depth       share of the filler that stands before the needle: 0 = right behind the instruction, 1 = right
                 before the question.
     Length      of the prompt (all but key and end mark), in blocks of ``block_len`` symbols; one of n
-                blocks ends somewhere inside the n-th. All prompts of a batch are equally long.
+                blocks ends somewhere inside the n-th, where the key still fits behind it: a block of 24
+                would else cut one answer in five, the papers' blocks of 1,024 and more cut one in 200. All
+                prompts of a batch are equally long.
     Vocabulary  ``level: word``: 35 symbols (lower-case words, single digits, punctuation);
                 ``level: byte``: 258 = pad + 256 bytes (id = byte + 1) + end mark. Pad is 0 and never needed.
     Keys        fixed width. By a fixed hash one key in 20 belongs to test, one in 20 to validation, the rest
@@ -22,9 +24,8 @@ Task card
     Truncated   nothing.
 
 Example (word level, 2 blocks of 32)
-    there is a pass key here . remember it . and back again . the grass is green . the sky is blue . the the
-    pass key is 3 8 0 0 9 . remember it . 3 8 0 0 9 is the pass key . what is the pass key ? the pass key is
-    3 8 0 0 9 <end>
+    there is a pass key here . remember it . and back again . the grass is green . the sky the pass key is
+    3 8 0 0 9 . remember it . 3 8 0 0 9 is the pass key . what is the pass key ? the pass key is 3 8 0 0 9 <end>
 
 Ours, not the papers': the short instruction, the word level, the curriculum of lengths, the loss weights.
 """
@@ -52,7 +53,7 @@ FILLER = "The grass is green. The sky is blue. The sun is yellow. Here we go. Th
 NEEDLE = ("\nThe pass key is ", ". Remember it. ", " is the pass key.\n")  # the key stands in the two gaps
 QUESTION = "\nWhat is the pass key? The pass key is "
 
-_VERSION = 1  # raise when the same configuration yields other symbols
+_VERSION = 2  # raise when the same configuration yields other symbols
 _STREAMS = {"train": 0, "val": 1, "test": 2}
 _EVALUATION_SEED = 0  # one validation and one test set for all runs
 _ROWS_PER_DEPTH = 4  # prompts of a cell that are equally long; the next ones end elsewhere in the last block
@@ -342,10 +343,13 @@ class Passkey(Task):
 
     def _draw_length(self, rng: np.random.Generator, stage: Stage) -> int:
         blocks = int(rng.integers(stage.min_blocks, stage.max_blocks + 1))
-        return self._trim(blocks, int(rng.integers(0, self.config.block_len)))
+        return self._length_within(blocks, rng)
 
-    def _trim(self, blocks: int, remainder: int) -> int:
-        return max(blocks * self.config.block_len - remainder, self.codec.frame_len)
+    def _length_within(self, blocks: int, rng: np.random.Generator) -> int:
+        """Symbols of a prompt that ends in its last block, with room for the key behind it."""
+        block_len, key_digits = self.config.block_len, self.config.key_digits
+        room = int(rng.integers(min(key_digits, block_len - 1), block_len))
+        return max(blocks * block_len - room, self.codec.frame_len)
 
     def _draw_prompts(self, rng: np.random.Generator, split: Split, length: int, prefix: Ids) -> Prompts:
         num_rows, num_digits = len(prefix), self.config.key_digits
@@ -412,7 +416,7 @@ class Passkey(Task):
         """Prompts of equal length, all depths side by side, with the number of the first sample."""
         for first in range(0, cell.samples, _ROWS_PER_DEPTH):
             rng = _generator(_EVALUATION_SEED, _STREAMS[split], cell.blocks, first)
-            length = self._trim(cell.blocks, int(rng.integers(0, self.config.block_len)))
+            length = self._length_within(cell.blocks, rng)
             num_samples = min(_ROWS_PER_DEPTH, cell.samples - first)
             prefix = np.rint(np.array(cell.depths) * (length - self.codec.frame_len)).astype(np.int64)
             yield first, self._draw_prompts(rng, split, length, np.tile(prefix, num_samples))

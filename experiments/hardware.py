@@ -93,7 +93,7 @@ def hardware_line(device: str) -> str:
         gpu = torch.cuda.get_device_properties(0)
         return f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB"
     processor = _processor_name()
-    return f"{processor}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used"
+    return f"{processor}, {os.cpu_count()} cores, torch threads: {torch.get_num_threads()}"
 
 
 def _processor_name() -> str:

@@ -11,11 +11,11 @@ from analysis.passkey import passkey_figure
 from analysis.style import save
 
 
-def slices(models: tuple[str, ...] = spine.MODELS, seeds: tuple[int, ...] = (0, 1)) -> pd.DataFrame:
+def slices(variants: tuple[str, ...] = spine.VARIANTS, seeds: tuple[int, ...] = (0, 1)) -> pd.DataFrame:
     """Perfect up to 4 blocks, wrong from 8 on."""
     rows = [
         {
-            "model": model,
+            "variant": variant,
             "seed": seed,
             "length_blocks": blocks,
             "factor": blocks / 4,
@@ -23,7 +23,7 @@ def slices(models: tuple[str, ...] = spine.MODELS, seeds: tuple[int, ...] = (0, 
             "n": 4,
             "exact_match": float(blocks <= 4),
         }
-        for model, seed, blocks, depth in itertools.product(models, seeds, (2, 4, 8, 32), (0.0, 0.5, 1.0))
+        for variant, seed, blocks, depth in itertools.product(variants, seeds, (2, 4, 8, 32), (0.0, 0.5, 1.0))
     ]
     return pd.DataFrame(rows)
 
@@ -32,7 +32,7 @@ def runs() -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                "model": model,
+                "variant": variant,
                 "task": task,
                 "seed": seed,
                 "data_source": "imdb",
@@ -43,9 +43,9 @@ def runs() -> pd.DataFrame:
                 "wall_seconds": 90.0,
                 "hardware": "a machine",
                 "git_sha": "0123456789abcdef",
-                "reach_blocks": 3 if model == "block_window" else None,
+                "reach_blocks": 3 if variant == "block_window" else None,
             }
-            for model, task, seed in itertools.product(spine.MODELS, ("lra_text", "passkey"), (0, 1))
+            for variant, task, seed in itertools.product(spine.VARIANTS, ("lra_text", "passkey"), (0, 1))
         ]
     )
 
@@ -53,7 +53,7 @@ def runs() -> pd.DataFrame:
 def test_figure_has_a_map_for_each_variant_and_is_the_same_each_time(tmp_path: Path) -> None:
     first, second = (passkey_figure(slices(), reach={"block_window": 3}) for _ in range(2))
     titles = [axes.get_title() for axes in first.axes]
-    assert [title.split()[0] for title in titles if title] == list(spine.MODELS)
+    assert [title.split()[0] for title in titles if title] == list(spine.VARIANTS)
     svg, png = save(first, tmp_path / "one")
     again, _ = save(second, tmp_path / "two")
     assert again.read_bytes() == svg.read_bytes()

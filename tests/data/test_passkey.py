@@ -299,6 +299,14 @@ def test_source_names_the_generator_and_its_options() -> None:
     assert make().locate().checksum != make(lm_weight=0.2).locate().checksum
 
 
+@pytest.mark.parametrize("block_len", [24, 32])
+def test_the_key_never_stands_on_both_sides_of_a_block_border(block_len: int) -> None:
+    task = make(block_len=block_len)
+    lengths = {task.prompt_length(step) % block_len for step in range(200)}
+    assert max(lengths) == block_len - task.config.key_digits
+    assert min(lengths) == 1
+
+
 def test_example_of_the_card_is_a_real_sequence() -> None:
     config = PasskeyConfig(block_len=32, curriculum=(Stage(1, 2, 2),))
     task = data.build_task("passkey", config)

@@ -59,6 +59,9 @@ def _attention(options: Options, causal: bool, norm: str) -> int:
     return _norm(norm) + 4 * _linear(WIDTH, WIDTH)
 
 
+FAM_REMEDIES = ("rescaled", "gated")
+
+
 def _fam(options: Options, causal: bool, norm: str) -> int:
     """Nothing of its own but the gate, which is not the paper's."""
     gate = 2 * WIDTH + 1 if options.get("update") == "gated" else 0
@@ -139,12 +142,12 @@ CASES: dict[str, Case] = {
             "block_len": (SEGMENT,),
             "memory_blocks": (0, 1, 2, 3),
             "fam_len": (0, 1, 2, SEGMENT),
-            "update": ("residual", "rescaled", "gated"),
+            "update": ("residual", *FAM_REMEDIES),
         },
         regroup=_WINDOW_REGROUP,
         refuses=lambda options: (
             options["reads"] == "cls"
-            or (not options["fam_len"] and (options["reads"] == "memory" or options.get("update", "residual") != "residual"))
+            or (options["fam_len"] == 0 and (options["reads"] == "memory" or options.get("update") in FAM_REMEDIES))
         ),
         num_parameters=_fam,
         state_size=lambda options, num_tokens: options["fam_len"] * WIDTH + _cached(options, num_tokens),
