@@ -13,15 +13,11 @@ from experiments.preflight import CONF, groups
 def print_list() -> None:
     """Prints every choice with its one-line description."""
     import data
-    import models
 
-    _section(
-        "Models (model=...)",
-        {name: _first_line(_docstring(models.variant(name))) for name in models.available()},
-    )
+    _section("Models (model=...)", {name: _model(name) for name in groups()["model"]})
     _section("Tasks (task=...)", {name: _first_line(data.task_class(name).card) for name in data.available()})
     _section("Scales (scale=...)", _scales())
-    _section("Studies (-m +study=...)", {name: _comment(name) for name in groups().get("study", ())})
+    _section("Studies (-m +study=...)", {name: _comment("study", name) for name in groups().get("study", ())})
 
 
 def _section(title: str, lines: dict[str, str]) -> None:
@@ -43,9 +39,18 @@ def _scales() -> dict[str, str]:
     return {scale: "; ".join(texts) for scale, texts in found.items()}
 
 
-def _comment(study: str) -> str:
-    """The last line of the comment on top of a study's file, which says what it is for."""
-    lines = (CONF / "study" / f"{study}.yaml").read_text(encoding="utf-8").splitlines()
+def _model(name: str) -> str:
+    """A variant says what it is in its own file, a preset in its yaml."""
+    import models
+
+    if name in models.available():
+        return _first_line(_docstring(models.variant(name)))
+    return _comment("model", name)
+
+
+def _comment(group: str, name: str) -> str:
+    """The last line of the comment on top of a file of ``conf/``, which says what it is for."""
+    lines = (CONF / group / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
     top = list(takewhile(lambda line: line.startswith("#"), lines))
     return top[-1].lstrip("# ") if top else ""
 

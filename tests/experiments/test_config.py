@@ -57,16 +57,19 @@ def test_every_file_begins_with_a_command_that_works(path: Path) -> None:
 
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("task", data.available())
-@pytest.mark.parametrize("model", models.available())
+@pytest.mark.parametrize("model", groups()["model"])
 def test_every_variant_fits_every_task_at_every_scale(model: str, task: str, scale: str) -> None:
     (config,) = check_command_line([f"model={model}", f"task={task}", f"scale={scale}"])
-    assert (config.model.name, config.task.name, config.scale) == (model, task, scale)
-    assert isinstance(config.model.options, models.options_class(model))
+    assert (config.model.label, config.task.name, config.scale) == (model, task, scale)
+    assert isinstance(config.model.options, models.options_class(config.model.name))
     assert isinstance(config.task.options, data.config_class(task))
 
 
 def test_files_are_named_like_what_they_configure() -> None:
-    assert groups()["model"] == models.available()
+    """A preset is named like the label that it gives itself."""
+    labels = {name: composed(f"model={name}")["model"] for name in groups()["model"]}
+    assert tuple(name for name, values in labels.items() if "variant" not in values) == models.available()
+    assert all(values.get("variant", values["name"]) == name for name, values in labels.items())
     assert groups()["task"] == data.available()
 
 
@@ -80,9 +83,9 @@ def test_yaml_holds_every_option_so_that_each_can_be_set() -> None:
     assert set(values["backbone"]) == names(models.BackboneConfig)
     assert set(values["logger"]) == names(LoggerConfig)
     assert set(values) - {"size"} == names(RunConfig)
-    for model in models.available():
-        options = set(composed(f"model={model}")["model"]) - {"name", "variant"}
-        assert options == names(models.options_class(model)), model
+    for model in groups()["model"]:
+        values = composed(f"model={model}")["model"]
+        assert set(values) - {"name", "variant"} == names(models.options_class(values["name"])), model
     for task in data.available():
         options = set(composed(f"task={task}")["task"]) - {"name", "scales"}
         assert options == names(data.config_class(task)), task
@@ -100,7 +103,7 @@ def test_every_size_has_the_same_rows_and_each_row_has_an_effect() -> None:
 
 
 def test_variants_share_all_but_their_own_options() -> None:
-    shared = [{**composed(f"model={model}"), "model": None} for model in models.available()]
+    shared = [{**composed(f"model={model}"), "model": None} for model in groups()["model"]]
     assert all(values == shared[0] for values in shared)
 
 
