@@ -178,10 +178,13 @@ def test_a_row_without_real_keys_stays_finite() -> None:
 @given(
     num_tokens=st.integers(1, 13),
     chunk_len=st.sampled_from([1, 2, 3, 5, 64]),
+    run_len=st.sampled_from([None, 2, 5]),
     num_before=st.sampled_from([0, 1, 1000]),
     num_padded=st.integers(0, 3),
 )
-def test_causal_luna_equals_the_loop(num_tokens: int, chunk_len: int, num_before: int, num_padded: int) -> None:
+def test_causal_luna_equals_the_loop(
+    num_tokens: int, chunk_len: int, run_len: int | None, num_before: int, num_padded: int
+) -> None:
     num_slots = 3
     q, (k, v) = random(BATCH, HEADS, num_tokens, HEAD_WIDTH, seed=7), random_pairs(num_tokens, seed=8)
     pack = random(BATCH, HEADS, num_tokens, num_slots, seed=9).exp()
@@ -191,7 +194,7 @@ def test_causal_luna_equals_the_loop(num_tokens: int, chunk_len: int, num_before
         start * random(BATCH, HEADS, HEAD_WIDTH, num_slots, seed=10),
         start * random(BATCH, HEADS, num_slots, HEAD_WIDTH, seed=11),
     )
-    y, after = causal_luna(q, k, v, pack, sums, num_before=num_before, chunk_len=chunk_len)
+    y, after = causal_luna(q, k, v, pack, sums, num_before=num_before, chunk_len=chunk_len, run_len=run_len)
     for b, h in itertools.product(range(BATCH), range(HEADS)):
         key_pack, pack_value = sums.key_pack[b, h], sums.pack_value[b, h]
         for j in range(num_tokens):
