@@ -11,7 +11,7 @@ from experiments.config import register_resolvers
 from experiments.errors import ConfigError, ExitCode
 from experiments.job import dispatch
 from experiments.launcher import follow_parent, register_launcher
-from experiments.preflight import check_command_line, is_job_of_sweep
+from experiments.preflight import check_command_line, is_job_of_sweep, quoted
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -25,6 +25,7 @@ def run(composed: DictConfig) -> None:
 def main() -> None:
     """Checks the command line, then lets Hydra compose and run it."""
     follow_parent()
+    sys.argv[1:] = quoted(sys.argv[1:])
     if not is_job_of_sweep():
         try:
             check_command_line(sys.argv[1:])

@@ -44,12 +44,33 @@ def collect(store: Path | None) -> None:
     """Copy the study's finished runs into the committed csv files."""
     runs = load_results(store)
     runs = runs[runs["study"] == "spine"].sort_values(["task", "variant", "seed"])
+    check(runs)
     runs["reach_blocks"] = [_reach(Path(folder)) for folder in runs["folder"]]
     exact = [column for column in map(str, runs) if column.startswith("test/exact_match@")]
     runs.reindex(columns=[*RUN_COLUMNS, *exact]).to_csv(RESULTS / "spine.csv", index=False)
     slices = load_slices(store)
     slices = slices[(slices["study"] == "spine") & (slices["task"] == "passkey")]
     slices[SLICE_COLUMNS].sort_values(SLICE_COLUMNS[:6]).to_csv(RESULTS / "spine_passkey.csv", index=False)
+
+
+def check(runs: pd.DataFrame) -> None:
+    """Refuse to mix: one table row is one setting at one scale on one source, and all have the same seeds.
+
+    Raises:
+        ValueError: names the task and the variant whose runs differ.
+    """
+    for (task, variant), rows in runs.groupby(["task", "variant"]):
+        for column in ("config_hash", "scale", "data_source"):
+            if rows[column].nunique() != 1:
+                found = ", ".join(map(str, rows[column].unique()))
+                raise ValueError(f"{variant} on {task}: runs of several {column} in this store ({found})")
+    for name, rows in runs.groupby("task"):
+        seeds = {variant: sorted(group["seed"]) for variant, group in rows.groupby("variant")}
+        if len(set(map(tuple, seeds.values()))) != 1:
+            raise ValueError(
+                f"{name!s}: variants have different seeds ({seeds}); a run that was first made outside the study "
+                "carries no label: repeat it with +study=spine force=true"
+            )
 
 
 def _reach(folder: Path) -> int | None:
@@ -142,7 +163,7 @@ def main() -> None:
     if arguments.collect:
         collect(arguments.store)
     runs, slices = pd.read_csv(RESULTS / "spine.csv"), pd.read_csv(RESULTS / "spine_passkey.csv")
-    slices = slices.set_index("variant").loc[list(VARIANTS)].reset_index()
+    slices = pd.concat([slices[slices["variant"] == variant] for variant in VARIANTS])
     bounded = runs[(runs["task"] == "passkey") & runs["reach_blocks"].notna()]
     reach = {str(name): int(blocks) for name, blocks in zip(bounded["variant"], bounded["reach_blocks"], strict=True)}
     for path in save(passkey_figure(slices, reach), RESULTS / "figures" / "spine_passkey"):

@@ -81,6 +81,7 @@ class Task(ABC):
     vocab_size: int
     num_classes: int | None
     max_len: int  # the longest training input; bounds learned positions
+    longest_test: int | None = None  # the longest test input, where that is longer than the longest training input
     floors: dict[str, float]  # what trivial solutions reach
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

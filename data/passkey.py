@@ -306,6 +306,7 @@ class Passkey(Task):
         self.vocab_size = self.codec.vocab_size
         self.num_classes = None
         self.max_len = config.max_blocks * config.block_len + config.key_digits
+        self.longest_test = max(self.eval_blocks("test")) * config.block_len + config.key_digits
         self.floors = {"chance_exact_match": 10.0**-config.key_digits, "chance_symbol_accuracy": 0.1}
 
     def locate(self) -> Source:

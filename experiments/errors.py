@@ -15,6 +15,9 @@ from enum import IntEnum
 #: What the system says when a folder cannot be written, or is none.
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
+#: How a message ends when nothing is lost.
+RESUMES = "the same command resumes"
+
 
 class ExitCode(IntEnum):
     """What a process of this project says to the shell."""
@@ -98,7 +101,7 @@ def explain_os_error(error: OSError) -> str:
     reason = error.strerror or first_line(error)
     where = f"{error.filename}: {reason}" if error.filename else reason
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"disk full ({where}): make room, and the same command resumes"
+        return f"disk full ({where}): make room, and {RESUMES}"
     if error.errno in NOT_WRITABLE:
         return f"cannot write there ({where}): choose another folder with store.root=... or MEMATTN_RESULTS"
     return where

@@ -14,10 +14,8 @@ from typing import NamedTuple
 
 import torch
 
+from experiments.config import DEVICES, PRECISIONS
 from experiments.errors import ConfigError
-
-DEVICES = ("auto", "cpu", "cuda", "mps")
-PRECISIONS = ("auto", "32", "bf16")
 
 
 class Hardware(NamedTuple):

@@ -26,6 +26,7 @@ from omegaconf import DictConfig
 from experiments.config import RunConfig, build_run_config, build_task
 from experiments.errors import (
     NOT_WRITABLE,
+    RESUMES,
     ConfigError,
     DivergedError,
     ExitCode,
@@ -142,7 +143,7 @@ def classify(error: BaseException) -> Failure:
     """State, exit code and one line for whatever ended a run."""
     if isinstance(error, Interrupted | KeyboardInterrupt):
         code = error.exit_code if isinstance(error, Interrupted) else ExitCode.INTERRUPTED
-        return Failure("interrupted", code, f"stopped by {str(error) or 'Ctrl-C'}; the same command resumes")
+        return Failure("interrupted", code, f"stopped by {str(error) or 'Ctrl-C'}; {RESUMES}")
     if isinstance(error, LockedError):
         return Failure("locked", ExitCode.FAILED, str(error))
     if _is_out_of_memory(error):
@@ -242,6 +243,8 @@ def _locate(config: RunConfig) -> Source:
 
 def _record(config: RunConfig, folder: RunFolder, error: BaseException) -> int:
     failure = classify(error)
+    if config.force:  # repeated as it is, the command would start over again
+        failure = failure._replace(message=failure.message.replace(RESUMES, f"{RESUMES} without force=true"))
     _store_failure(folder, failure, error)
     _announce(state=failure.state)
     return _say_failure(config.label, failure, folder)

@@ -165,9 +165,9 @@ class SequenceModule(lightning.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes it back."""
-        window = checkpoint["window"]
-        self.losses = [torch.tensor(loss, device=self.device) for loss in window["losses"]]
-        self.gradient_norms = [torch.tensor(norm, device=self.device) for norm in window["gradient_norms"]]
+        window, device = checkpoint["window"], self.hardware.device  # Lightning has not moved the module there yet
+        self.losses = [torch.tensor(loss, device=device) for loss in window["losses"]]
+        self.gradient_norms = [torch.tensor(norm, device=device) for norm in window["gradient_norms"]]
         self.passes = Counter({tuple(shape): count for shape, count in window["passes"]})
         self.tokens = window["tokens"]
 

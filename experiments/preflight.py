@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -46,12 +46,11 @@ _READ_BY = {
         "run",
         "data",
         "store",
-        "logger",
         "trainer.device",
         "trainer.threads",
         "trainer.progress",
     ),
-    "list": ("mode", "store"),
+    "list": ("mode",),
 }
 
 
@@ -99,6 +98,16 @@ def check_run(config: RunConfig) -> None:
             build_model(config, task)
     except ValueError as error:
         raise ConfigError(first_line(error)) from error
+    if config.backbone.positions in ("learned", "both") and (task.longest_test or 0) > task.max_len:
+        raise ConfigError(
+            f"backbone.positions={config.backbone.positions} has positions for the {task.max_len} symbols of training, "
+            f"and task={config.task.name} tests on {task.longest_test}: use backbone.positions=rope"
+        )
+
+
+def quoted(arguments: Sequence[str]) -> list[str]:
+    """The arguments with the digits of ``run=`` in quotes, where 3e10 is no number."""
+    return [f"run='{text[4:]}'" if re.fullmatch(r"run=[0-9a-f]+", text) else text for text in arguments]
 
 
 def groups() -> dict[str, tuple[str, ...]]:
@@ -132,6 +141,8 @@ def _check_key(override: Override) -> None:
     text, key = _text(override), override.key_or_group
     if override.is_delete():
         raise ConfigError(f"{text}: settings cannot be removed; set a value instead ({key}=...)")
+    if override.value_type in (ValueType.GLOB_CHOICE_SWEEP, ValueType.INTERVAL_SWEEP):
+        raise ConfigError(f"{text}: write the values as a list (a,b,c), as choice(a,b) or as range(start,stop,step)")
     if key == "hydra.mode":
         raise ConfigError(f"{text}: use -m for a sweep, and nothing for one run")
     if key == "hydra.sweeper.max_batch_size":
@@ -174,6 +185,8 @@ def _check_mode(overrides: Sequence[Override], *, multirun: bool) -> None:
     mode = next((_values(item)[0] for item in reversed(overrides) if item.key_or_group == "mode"), "train")
     if mode == "list" and multirun:
         raise ConfigError("mode=list shows what exists: leave out -m")
+    if mode == "eval" and multirun:
+        raise ConfigError("mode=eval scores one stored run: leave out -m")
     for override in overrides:
         if mode in _READ_BY and not _is_below(override.key_or_group, (*_READ_BY[mode], "hydra")):
             read = ", ".join(_READ_BY[mode])
@@ -225,7 +238,7 @@ def _refuse_duplicates(jobs: Sequence[list[str]], configs: Sequence[RunConfig]) 
     """Two jobs that are the same run would wait for each other's lock."""
     seen: dict[object, list[str]] = {}
     for job, config in zip(jobs, configs, strict=True):
-        key = config.run if config.mode == "eval" else identify(config, MissingSource())
+        key = identify(config, MissingSource())
         if key in seen:
             raise ConfigError(f"two jobs are the same run: {' '.join(seen[key])} and {' '.join(job)}")
         seen[key] = job

@@ -85,6 +85,7 @@ def identify(config: RunConfig, source: Source) -> Identity:
     """The identity of a run: settings, seed and data; not where it runs, logs or looks for data."""
     plain = to_plain(config)
     trainer = {key: value for key, value in plain["trainer"].items() if key not in WITHOUT_EFFECT}
+    trainer["precision"] = _precision(config)
     model = {key: value for key, value in plain["model"].items() if key != "variant"}
     settings = {
         "model": model,
@@ -95,6 +96,18 @@ def identify(config: RunConfig, source: Source) -> Identity:
     }
     digest = _digest({**settings, "seed": config.seed})
     return Identity(digest, _digest(settings), f"{digest}-s{config.seed}")
+
+
+def _precision(config: RunConfig) -> str:
+    """What ``auto`` means on this machine, where that is not float32: a run in bfloat16 is another run."""
+    trainer = config.trainer
+    if trainer.precision != "auto" or trainer.device in ("cpu", "mps"):
+        return trainer.precision
+    import torch  # slow, and not needed for most of what this file does
+
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else "auto"
+    return "bf16" if trainer.device == "cuda" else "auto"  # a machine without GPU may name a run for one that has it
 
 
 def run_folder(config: RunConfig, source: Source) -> RunFolder:

@@ -52,7 +52,8 @@ def train(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
     Raises:
         CheckpointError: a checkpoint cannot be read or written.
         DivergedError: a loss or gradient is NaN or infinite.
-        Interrupted: SIGINT or SIGTERM came; the last step is kept in a checkpoint.
+        Interrupted: SIGINT or SIGTERM came; a checkpoint is kept, of the last step or at most
+            ``trainer.checkpoint_every`` steps before.
     """
     hardware = Hardware.choose(config.trainer.device, config.trainer.precision)
     torch.set_num_threads(config.trainer.threads)

@@ -59,8 +59,9 @@ def causal_luna(
     if run_len is None:
         run_len = CPU_RUN_LEN if q.device.type == "cpu" else q.shape[2]
     outputs = []
-    for run in zip(*(x.split(run_len, dim=2) for x in (q, k, v, pack)), strict=True):
-        y, sums = _run(*run, sums, num_before=num_before, chunk_len=chunk_len, dropout=dropout)
+    runs = (x.split(run_len, dim=2) for x in (q, k, v, pack))
+    for q, k, v, pack in zip(*runs, strict=True):
+        y, sums = _run(q, k, v, pack, sums, num_before=num_before, chunk_len=chunk_len, dropout=dropout)
         outputs.append(y)
         num_before += y.shape[2]
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2), sums

@@ -80,6 +80,15 @@ def test_report_names_source_commit_and_every_variant() -> None:
     assert "8 blocks |" in text
 
 
+def test_runs_of_two_settings_are_never_one_row() -> None:
+    table = runs().assign(config_hash="a", scale="laptop")
+    spine.check(table)
+    with pytest.raises(ValueError, match="transformer on lra_text: runs of several scale"):
+        spine.check(table.assign(scale=["smoke", *["laptop"] * (len(table) - 1)]))
+    with pytest.raises(ValueError, match="lra_text: variants have different seeds"):
+        spine.check(table.iloc[1:])
+
+
 def test_the_readme_shows_what_the_committed_files_hold() -> None:
     readme = spine.README.read_text(encoding="utf-8")
     shown = readme.split(spine.MARKS[0])[1].split(spine.MARKS[1])[0].strip()

@@ -58,7 +58,7 @@ def test_a_mistake_costs_one_line_and_no_traceback(run_py: RunPy) -> None:
     assert done.returncode == ExitCode.USER_ERROR
     assert done.stdout == ""
     assert done.stderr == (
-        "error: unknown model 'famm': did you mean 'fam'? There are: block_window, fam, luna, transformer\n"
+        "error: unknown model 'famm': did you mean 'fam'? There are: block_window, fam, fam_gated, luna, transformer\n"
     )
 
 
@@ -66,7 +66,7 @@ def test_help_shows_commands(run_py: RunPy) -> None:
     done = run_py("--help")
     assert done.returncode == 0
     assert "python run.py -m model=fam,luna task=lra_text " in done.stdout
-    assert "model: block_window, fam, luna, transformer" in done.stdout
+    assert "model: block_window, fam, fam_gated, luna, transformer" in done.stdout
 
 
 def test_a_sweep_trains_all_and_ends_with_one_table(sweep: subprocess.CompletedProcess[str], home: Path) -> None:

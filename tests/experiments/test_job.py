@@ -91,6 +91,14 @@ def test_force_starts_over(config: RunConfig, tmp_path: Path) -> None:
     assert folder.attempt == 1
 
 
+def test_a_forced_run_that_is_cut_off_resumes_without_force(
+    config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forced = settings(tmp_path, "model=fam", "task=passkey", "force=true")
+    run_job(forced, train=failing(KeyboardInterrupt()))
+    assert "the same command resumes without force=true" in capsys.readouterr().err
+
+
 FAILURES = {
     "diverged": (DivergedError("loss is nan at step 7"), "failed", 1, "failed: loss is nan at step 7"),
     "checkpoint": (CheckpointError("last.ckpt is truncated"), "failed", 1, "failed: last.ckpt is truncated"),

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from experiments.errors import ConfigError
-from experiments.preflight import check_command_line
+from experiments.preflight import check_command_line, quoted
 
 MISTAKES = {
     # unknown names
     "modle=fam": "unknown key 'modle': did you mean 'model'? There are: backbone, data, force",
-    "model=famm": "unknown model 'famm': did you mean 'fam'? There are: block_window, fam, luna, transformer",
+    "model=famm": "unknown model 'famm': did you mean 'fam'? There are: block_window, fam, fam_gated, ",
     "task=lra_txt": "unknown task 'lra_txt': did you mean 'lra_text'? There are: lra_text, passkey",
     "logger=wb": "unknown logger 'wb': There are: none, wandb",
     "scale=huge": "unknown scale 'huge': There are: laptop, paper, smoke",
@@ -56,7 +56,13 @@ MISTAKES = {
     "mode=eval run=ab model=fam": "model=fam has no effect with mode=eval: it reads mode, run, data",
     "mode=list seed=1": "seed=1 has no effect with mode=list",
     "mode=list -m": "mode=list shows what exists: leave out -m",
+    "mode=eval run=ab logger=none": "logger=none has no effect with mode=eval",
+    "mode=eval run=ab -m": "mode=eval scores one stored run: leave out -m",
+    "task=passkey backbone.positions=learned backbone.rope_base=null": "backbone.positions=learned has positions "
+    "for the 437 symbols of training, and task=passkey tests on 27653: use backbone.positions=rope",
     # sweeps
+    "-m model=glob(*)": "model=glob(*): write the values as a list (a,b,c), as choice(a,b) or as range(",
+    "-m trainer.learning_rate=interval(1e-4,1e-2)": "trainer.learning_rate=interval(1e-4,1e-2): write the values as",
     "-m mode=train,plan": "mode=train,plan: one mode at a time",
     "-m hydra.launcher.jobs=1,2": "hydra.launcher.jobs=1,2: one hydra.launcher.jobs at a time",
     "-m hydra.sweeper.max_batch_size=1": "hydra.sweeper.max_batch_size=1: a sweep runs as a whole",
@@ -76,6 +82,12 @@ def test_a_mistake_is_one_clear_line(command: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("digits", ["3e10", "0012", "9e12345678", "abc"])
+def test_digits_of_a_hash_are_never_read_as_a_number(digits: str) -> None:
+    (job,) = check_command_line(quoted(["mode=eval", f"run={digits}"]))
+    assert job.run == digits
+
+
 def test_what_does_not_fit_together_is_found_before_the_first_job() -> None:
     with pytest.raises(ConfigError, match=r"\(in the job model=transformer\)$"):
         check_command_line(["-m", "model=luna,transformer", "backbone.pooling=memory"])
@@ -93,7 +105,7 @@ def test_jobs_of_a_sweep_come_in_the_order_of_the_sweeper() -> None:
 
 def test_a_study_is_a_sweep_whose_lists_can_be_replaced() -> None:
     jobs = check_command_line(["-m", "+study=spine"])
-    assert len(jobs) == 4 * 2 * 3
+    assert len(jobs) == 5 * 2 * 3
     assert {job.study for job in jobs} == {"spine"}
     jobs = check_command_line(["-m", "+study=spine", "model=fam", "seed=7"])
     assert [job.label for job in jobs] == ["fam lra_text s7", "fam passkey s7"]

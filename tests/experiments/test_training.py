@@ -223,6 +223,16 @@ def test_infinite_gradient_names_its_step(tmp_path: Path) -> None:
         module.check_finite()
 
 
+def test_pending_losses_come_back_to_the_device_of_the_run(tmp_path: Path) -> None:
+    """Lightning gives a checkpoint back before it moves the module there."""
+    from experiments.lightning_modules import make_module
+
+    config = settings(tmp_path, *PASSKEY)
+    module = make_module("classify", nn.Linear(1, 1), config.trainer, hardware=Hardware("meta", "32"), seed=0)
+    module.on_load_checkpoint({"window": {"losses": [1.0], "gradient_norms": [2.0], "passes": [], "tokens": 3}})
+    assert {tensor.device.type for tensor in (*module.losses, *module.gradient_norms)} == {"meta"}
+
+
 def test_training_says_where_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = settings(tmp_path, *PASSKEY, "trainer.progress=plain")
     folder = folder_of(config)
