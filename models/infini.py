@@ -154,12 +154,14 @@ class InfiniBlock(MemoryBlock):
         seen = join([past, own])
 
         local = self._attend_locally(q, own, past, mask)
+        length = seen.length - seen.length % self.options.block_len
         recalled, memory = segment_memory(
             feature_map(q.to(state.matrix.dtype)),
-            feature_map(seen.keys.to(state.matrix.dtype)),
-            seen.values,
+            feature_map(seen.keys[:, :, :length].to(state.matrix.dtype)),
+            seen.values[:, :, :length],
             LinearMemory(state.matrix, state.normaliser),
             segment_len=self.options.block_len,
+            num_open=past.length,
             update=self.options.update,
             complete=_complete_segments(mask, past.length, self.options.block_len),
         )

@@ -83,27 +83,28 @@ def segment_memory(
     memory: LinearMemory,
     *,
     segment_len: int,
+    num_open: int = 0,
     update: str = "linear",
     complete: Bool[Tensor, "B N"] | None = None,
 ) -> tuple[Float[Tensor, "B H T e"], LinearMemory]:
     """Read T new tokens from the memory before their segments, and write every segment that is whole.
 
-    Calls may stop anywhere inside a segment: the first K - T keys are those of the open segment, from its start.
+    Calls may stop anywhere inside a segment, whose keys and values the caller keeps until it is whole.
 
     Args:
         q: Mapped queries of the new tokens.
-        k: Mapped keys of the open segment and of the new tokens.
+        k: Mapped keys of the N = K / S segments that the new tokens make whole, from the start of the first.
         v: Their values.
         memory: What the whole segments before left behind; its dtype is that of all products.
         segment_len: S.
+        num_open: Tokens of the first segment that came before the new ones.
         update: One of :data:`UPDATES`.
-        complete: For each of the N = K // S whole segments, whether it is written; None writes all.
+        complete: For each of the N segments, whether it is written; None writes all.
     """
-    num_open, num_whole = k.shape[2] - q.shape[2], k.shape[2] // segment_len
     dtype = memory.matrix.dtype
     with no_autocast(q):
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
-        k, v = (x[:, :, : num_whole * segment_len].unflatten(2, (num_whole, segment_len)) for x in (k, v))
+        k, v = (x.unflatten(2, (x.shape[2] // segment_len, segment_len)) for x in (k, v))
         if complete is not None:
             k = k * complete[:, None, :, None, None]
         memories = write(k, v, memory, update=update)
