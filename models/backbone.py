@@ -182,11 +182,24 @@ class Model(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Groups for AdamW: matrices decay; norms, biases, embeddings, positions and memories do not."""
+        """Groups for AdamW: matrices decay; norms, biases, embeddings, positions and memories do not.
+
+        The first two learn at the common rate. ``lr_scale`` of any further group multiplies it, as a block asks for.
+        """
         matrices = {id(module.weight) for module in self.modules() if isinstance(module, nn.Linear)}
-        decayed = [parameter for parameter in self.parameters() if id(parameter) in matrices]
-        others = [parameter for parameter in self.parameters() if id(parameter) not in matrices]
-        return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+        scales = {
+            id(block.get_parameter(name)): scale
+            for block in self.blocks
+            for name, scale in block.learning_rate_scales().items()
+        }
+        groups: dict[tuple[bool, float], list[nn.Parameter]] = {(True, 1.0): [], (False, 1.0): []}
+        for parameter in self.parameters():
+            key = id(parameter) in matrices, scales.get(id(parameter), 1.0)
+            groups.setdefault(key, []).append(parameter)
+        return [
+            {"params": parameters, "weight_decay": weight_decay if decays else 0.0, "lr_scale": scale}
+            for (decays, scale), parameters in groups.items()
+        ]
 
     def training_state(self, batch_size: int, *, seed: int, progress: float) -> ModelState | None:
         """Where a training sequence starts, for variants that randomise it; None for the ordinary start."""

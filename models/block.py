@@ -149,6 +149,10 @@ class MemoryBlock(nn.Module):
         """The memory after this call, as rows to look at (diagnostics, pooling); None where a variant has none."""
         return None
 
+    def learning_rate_scales(self) -> dict[str, float]:
+        """Parameters of this block that learn at a rate of their own: name -> multiple of the common rate."""
+        return {}
+
     def training_state(self, batch_size: int, *, seed: int, progress: float) -> Any | None:
         """A state to start a training sequence from, where a variant randomises it; None for the ordinary start.
 

@@ -11,13 +11,14 @@ afterwards would leak roundings of the future), in float32 or better. Time and m
 T·M·d is ever built.
 """
 
-from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
+
+from models.kernels.precision import no_autocast
 
 CPU_RUN_LEN = 4096
 
@@ -93,9 +94,7 @@ def _run(
 
 def _running(left: Tensor, right: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
     """Sums before each chunk ``[B, H, N, ·, ·]`` and after the last, of the chunks' products ``left @ right``."""
-    dtype, device = start.dtype, left.device.type
-    # Autocast would bring the sums back to half precision; the meta device (counting FLOPs) knows no autocast.
-    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
-        products = left.to(dtype) @ right.to(dtype)
+    with no_autocast(left):
+        products = left.to(start.dtype) @ right.to(start.dtype)
         total = torch.cat((start.unsqueeze(2), products), dim=2).cumsum(dim=2)
     return total[:, :, :-1], total[:, :, -1]

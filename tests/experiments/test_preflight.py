@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from experiments.errors import ConfigError
-from experiments.preflight import check_command_line, quoted
+from experiments.preflight import check_command_line, groups, quoted
 
 MISTAKES = {
     # unknown names
     "modle=fam": "unknown key 'modle': did you mean 'model'? There are: backbone, data, force",
-    "model=famm": "unknown model 'famm': did you mean 'fam'? There are: block_window, fam, fam_gated, ",
+    "model=famm": f"unknown model 'famm': did you mean 'fam'? There are: {', '.join(groups()['model'])}",
     "task=lra_txt": "unknown task 'lra_txt': did you mean 'lra_text'? There are: lra_text, passkey",
     "logger=wb": "unknown logger 'wb': There are: none, wandb",
     "scale=huge": "unknown scale 'huge': There are: laptop, paper, smoke",

@@ -44,6 +44,8 @@ class Case:
     """(options, depth -> how many tokens back the first token of a block receives gradient from)."""
     both_ways: Options | None = None
     """Backbone settings that ``causal=False`` needs."""
+    memory_rows: int | None = None
+    """Rows of the memory as diagnostics see it, where they are not the learned slots."""
 
 
 def _norm(norm: str) -> int:
@@ -66,6 +68,17 @@ def _fam(options: Options, causal: bool, norm: str) -> int:
     """Nothing of its own but the gate, which is not the paper's."""
     gate = 2 * WIDTH + 1 if options.get("update") == "gated" else 0
     return _attention(options, causal, norm) + gate
+
+
+def _infini(options: Options, causal: bool, norm: str) -> int:
+    """One gate for each head (arXiv 2404.07143, eq. 10)."""
+    return _attention(options, causal, norm) + NUM_HEADS
+
+
+def _infini_state(options: Options, num_tokens: int) -> int:
+    """d_key (d_value + 1) H (table 1), and the open segment's keys and values."""
+    head_width = WIDTH // NUM_HEADS
+    return head_width * (head_width + 1) * NUM_HEADS + 2 * WIDTH * (num_tokens % SEGMENT)
 
 
 def _luna(options: Options, causal: bool, norm: str) -> int:
@@ -156,6 +169,30 @@ CASES: dict[str, Case] = {
             ({"block_len": SEGMENT, "fam_len": 1, "memory_blocks": 1}, lambda depth: math.inf),
             ({"block_len": SEGMENT, "fam_len": 0, "memory_blocks": 1}, _window_reach(1)),
         ),
+    ),
+    "infini": Case(
+        options={"block_len": SEGMENT},
+        others=(
+            {"block_len": SEGMENT, "update": "delta", "blocks_at_once": 2},
+            {"block_len": SEGMENT, "update": "delta_corrected", "gate": "hard_sigmoid", "gate_init": 0.5},
+            {"block_len": SEGMENT, "first_segment": "skip", "gate_init": -1.0},
+        ),
+        axes={
+            "block_len": (SEGMENT,),
+            "update": ("linear", "delta", "delta_corrected"),
+            "first_segment": ("zero", "skip"),
+            "gate": ("sigmoid", "hard_sigmoid"),
+            "gate_init": (0.0, 1.0),
+        },
+        regroup=_WINDOW_REGROUP,
+        refuses=lambda options: options["reads"] in ("cls", "memory"),
+        num_parameters=_infini,
+        state_size=_infini_state,
+        reach=tuple(
+            ({"block_len": SEGMENT, "update": update}, lambda depth: math.inf)
+            for update in ("linear", "delta", "delta_corrected")
+        ),
+        memory_rows=WIDTH // NUM_HEADS,
     ),
 }
 

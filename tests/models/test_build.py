@@ -31,7 +31,7 @@ def small(name: str, **overrides: Any) -> models.Model:
 
 
 def test_what_there_is() -> None:
-    assert models.available() == ("block_window", "fam", "luna", "transformer")
+    assert models.available() == ("block_window", "fam", "infini", "luna", "transformer")
     for name in models.available():
         model = small(name)
         assert isinstance(model.options, models.options_class(name))
@@ -49,10 +49,9 @@ def test_what_there_is() -> None:
         (
             "blockwindow",
             {},
-            "unknown model 'blockwindow' (did you mean 'block_window'?); "
-            "there are: block_window, fam, luna, transformer",
+            f"unknown model 'blockwindow' (did you mean 'block_window'?); there are: {', '.join(VARIANTS)}",
         ),
-        ("xyz", {}, "unknown model 'xyz'; there are: block_window, fam, luna, transformer"),
+        ("xyz", {}, f"unknown model 'xyz'; there are: {', '.join(VARIANTS)}"),
         # choices
         ("fam", {"ffn": "gatde"}, "backbone.ffn='gatde' (did you mean 'gated'?): choose one of gelu, gated"),
         ("fam", {"norm": "batch"}, "backbone.norm='batch': choose one of layer, rms"),
@@ -307,9 +306,10 @@ def test_memories_are_rows(name: str) -> None:
     memories = model.memories(state)
     assert len(memories) == len(model.blocks)
     num_slots = 0 if model.learned_memory is None else len(model.learned_memory)
+    num_rows = num_slots if CASES[name].memory_rows is None else CASES[name].memory_rows
     for memory in memories:
-        assert (memory is None) == (num_slots == 0)
-        assert memory is None or memory.shape == (2, num_slots, WIDTH)
+        assert (memory is None) == (num_rows == 0)
+        assert memory is None or memory.shape == (2, num_rows, WIDTH)
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from models.block import BackboneConfig
 from models.kernels import softmax
 from models.kernels.causal_luna import LunaSums, causal_luna
+from models.kernels.linear_memory import UPDATES, LinearMemory, empty_memory, segment_memory
 from models.kernels.softmax import attention, causal_attention, visible
 from models.kernels.window import KeyValue, query_sizes, trim, window_attention
 from models.layers import rotate, rotation
@@ -205,6 +206,73 @@ def test_causal_luna_equals_the_loop(
             assert close(y[b, h, j], u @ pack_value / t)
         assert close(after.key_pack[b, h], key_pack)
         assert close(after.pack_value[b, h], pack_value)
+
+
+# ---- linear memory
+
+
+def memory_loop(k: Tensor, v: Tensor, memory: tuple[Tensor, Tensor], update: str) -> tuple[Tensor, Tensor]:
+    """One segment ``[S, d]`` of mapped keys is written, token by token against the memory before it."""
+    matrix, normaliser = memory
+    for key, value in zip(k, v, strict=True):
+        weight, share = memory[1] @ key, 1.0
+        if update != "linear" and weight > 0:
+            value = value - key @ memory[0] / weight
+        if update == "delta_corrected":
+            share = (1 - weight / (key @ key)).clamp(0, 1)
+        matrix, normaliser = matrix + torch.outer(key, value), normaliser + share * key
+    return matrix, normaliser
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    num_tokens=st.integers(1, 9),
+    segment_len=st.integers(1, 5),
+    num_open=st.integers(0, 4),
+    update=st.sampled_from(UPDATES),
+    is_fresh=st.booleans(),
+    is_partial=st.booleans(),
+)
+def test_segment_memory_equals_the_loop(
+    num_tokens: int, segment_len: int, num_open: int, update: str, is_fresh: bool, is_partial: bool
+) -> None:
+    value_width, num_open = 3, num_open % segment_len
+    length = num_open + num_tokens
+    q = random(BATCH, HEADS, num_tokens, HEAD_WIDTH, seed=1).exp()
+    k = random(BATCH, HEADS, length, HEAD_WIDTH, seed=2).exp()
+    v = random(BATCH, HEADS, length, value_width, seed=3)
+    before = empty_memory(BATCH, HEADS, HEAD_WIDTH, value_width=value_width, dtype=q.dtype)
+    if not is_fresh:
+        before = LinearMemory(
+            random(BATCH, HEADS, HEAD_WIDTH, value_width, seed=4), random(BATCH, HEADS, HEAD_WIDTH, seed=5).exp()
+        )
+    complete = torch.ones(BATCH, length // segment_len, dtype=torch.bool)
+    complete[1:] = not is_partial
+    whole = length - length % segment_len
+    y, after = segment_memory(
+        q,
+        k[:, :, :whole],
+        v[:, :, :whole],
+        before,
+        segment_len=segment_len,
+        num_open=num_open,
+        update=update,
+        complete=complete if is_partial else None,
+    )
+    for b, h in itertools.product(range(BATCH), range(HEADS)):
+        memory = (before.matrix[b, h], before.normaliser[b, h])
+        for start in range(0, length, segment_len):
+            segment = range(start, min(start + segment_len, length))
+            for place in segment:
+                if place >= num_open:
+                    query = q[b, h, place - num_open]
+                    weight = query @ memory[1]
+                    expected = query @ memory[0] / weight if weight > 0 else torch.zeros(value_width).double()
+                    assert close(y[b, h, place - num_open], expected)
+            if len(segment) == segment_len and complete[b, start // segment_len]:
+                memory = memory_loop(k[b, h, segment], v[b, h, segment], memory, update)
+        assert close(after.matrix[b, h], memory[0], 1e-10)
+        assert close(after.normaliser[b, h], memory[1])
 
 
 # ---- rotary positions
