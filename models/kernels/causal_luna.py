@@ -6,17 +6,18 @@
 
 Both sums are unnormalised linear attentions, so a chunk needs its own part (two small triangular products) and two
 running sums from before it: ``sum k_j pi_j^T`` [d, M] and ``sum pi_j v_j^T`` [M, d]. All chunks run at once; the sums
-before each chunk are an exclusive prefix (shift, then cumsum: subtracting afterwards would leak roundings of the
-future), in float32 or better. Time and memory are linear in T; nothing of size T·M·d is ever built.
+before each chunk are an exclusive prefix, in float32 or better. Time and memory are linear in T; nothing of size T·M·d
+is ever built.
 """
 
-from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
+
+from models.kernels.prefix import running_sums
 
 
 class LunaSums(NamedTuple):
@@ -62,20 +63,10 @@ def causal_luna(
     # Rounded last: in half precision, whole numbers above 256 (bfloat16) are not exact.
     inverse = counts.to(sums.key_pack.dtype).reciprocal().to(q.dtype).view(-1, chunk_len, 1)  # 1/t [N, C, 1]
 
-    before_key_pack, key_pack = _running(k.transpose(-1, -2), pack, sums.key_pack)
+    before_key_pack, key_pack = running_sums(k.transpose(-1, -2), pack, sums.key_pack)
     scores = (q @ k.transpose(-1, -2)).tril() @ pack + q @ before_key_pack.to(q.dtype)
     unpack = functional.dropout((scores * inverse).softmax(dim=-1), dropout)  # u [B, H, N, C, M]
-    before_pack_value, pack_value = _running(pack.transpose(-1, -2), v, sums.pack_value)
+    before_pack_value, pack_value = running_sums(pack.transpose(-1, -2), v, sums.pack_value)
     y = (unpack @ pack.transpose(-1, -2)).tril() @ v + unpack @ before_pack_value.to(q.dtype)
     y = (y * inverse).flatten(2, 3)[:, :, :num_tokens]
     return y, LunaSums(key_pack, pack_value)
-
-
-def _running(left: Tensor, right: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums before each chunk ``[B, H, N, ·, ·]`` and after the last, of the chunks' products ``left @ right``."""
-    dtype, device = start.dtype, left.device.type
-    # Autocast would bring the sums back to half precision; the meta device (counting FLOPs) knows no autocast.
-    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
-        products = left.to(dtype) @ right.to(dtype)
-        total = torch.cat((start.unsqueeze(2), products), dim=2).cumsum(dim=2)
-    return total[:, :, :-1], total[:, :, -1]

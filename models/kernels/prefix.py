@@ -1,0 +1,27 @@
+"""Sums over chunks of tokens: what stood before each chunk, in full precision."""
+
+from contextlib import nullcontext
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def running_sums(
+    left: Float[Tensor, "B H N a C"], right: Float[Tensor, "B H N C b"], start: Float[Tensor, "B H a b"]
+) -> tuple[Float[Tensor, "B H N a b"], Float[Tensor, "B H a b"]]:
+    """Sums of the chunks' products ``left @ right`` before each of N chunks, and after the last.
+
+    The prefix is exclusive by a shift and a cumsum: subtracting afterwards would leak roundings of the future.
+
+    Args:
+        left: One factor of each chunk's product.
+        right: The other.
+        start: The sum before the first chunk. Its dtype is that of all sums.
+    """
+    dtype, device = start.dtype, left.device.type
+    # Autocast would bring the sums back to half precision; the meta device (counting FLOPs) knows no autocast.
+    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+        products = left.to(dtype) @ right.to(dtype)
+        total = torch.cat((start.unsqueeze(2), products), dim=2).cumsum(dim=2)
+    return total[:, :, :-1], total[:, :, -1]
