@@ -165,6 +165,8 @@ def test_grouping_changes_speed_only(name: str, causal: bool) -> None:
 
 PARITY = [(name, setting) for name in VARIANTS if name in CASES for setting in covering(name)]
 Quantities = dict[str, Tensor]
+#: States that padding never enters: a padded sequence has them in common with the sequence alone.
+NEVER_PADDED = ("fam", "key_pack", "pack_value", "matrix", "normaliser")
 
 
 def build_setting(name: str, setting: Options) -> tuple[models.Model, str | None]:
@@ -221,7 +223,7 @@ def of_reference(model: models.Model, tokens: Tensor, mask: Tensor | None, pair:
         found[f"logits.{sequence}"] = outcome.logits
         for layer, state in enumerate(outcome.states):
             for field, value in state.items():
-                if mask is None or field in ("fam", "key_pack", "pack_value"):
+                if mask is None or field in NEVER_PADDED:
                     found[f"state.{sequence}.{layer}.{field}"] = torch.as_tensor(value).double()
     return found
 
@@ -310,10 +312,10 @@ def test_a_padded_sequence_is_the_sequence_alone(name: str, options: Options, re
         alone, state_alone = model(tokens[index : index + 1, :length])
         padded = logits[index : index + 1]
         assert_close(padded if "num_classes" in reads else padded[:, :length], alone)
-        if name == "fam":
-            assert_close(state.layers[-1].fam[index], state_alone.layers[-1].fam[0])
-        if name == "luna" and reads["causal"]:
-            assert_close(state.layers[-1].pack_value[index], state_alone.layers[-1].pack_value[0])
+        for field in NEVER_PADDED:
+            memory = getattr(state.layers[-1], field, None)
+            if memory is not None:
+                assert_close(memory[index], getattr(state_alone.layers[-1], field)[0])
 
 
 @pytest.mark.parametrize(("name", "options", "reads"), PADDING, ids=label)
@@ -363,6 +365,7 @@ def test_fam_without_feedback_is_block_window(causal: bool, memory_blocks: int) 
         (True, {"block_len": 4 * SEGMENT, "memory_blocks": 0}),
         (False, {"block_len": 4 * SEGMENT, "memory_blocks": 0}),
         (True, {"block_len": SEGMENT, "memory_blocks": 3}),
+        (False, {"block_len": SEGMENT, "memory_blocks": 3, "lookahead_blocks": 3}),
         (True, {"block_len": 1, "memory_blocks": 4 * SEGMENT}),
     ],
     ids=label,
@@ -422,6 +425,26 @@ def test_gradient_reaches_as_far_as_the_memory(
         earliest = int(max(0, border - reach(depth)))
         assert torch.count_nonzero(reached[:earliest]) == 0
         assert reached[earliest] > 0
+
+
+@pytest.mark.parametrize("lookahead_blocks", [0, 1, 2])
+@pytest.mark.parametrize("memory_blocks", [0, 1])
+def test_a_window_to_both_sides_reaches_as_far_as_it_says(memory_blocks: int, lookahead_blocks: int) -> None:
+    model = build(
+        "block_window",
+        depth=1,
+        causal=False,
+        num_classes=3,
+        block_len=SEGMENT,
+        memory_blocks=memory_blocks,
+        lookahead_blocks=lookahead_blocks,
+    )
+    tokens = distinct_tokens(1, 7 * SEGMENT - 1)
+    rows = top_rows(model, tokens)[0]
+    for place in range(tokens.shape[1]):
+        reached = token_gradients(model, tokens, rows[place].square().sum())[0].abs().sum(dim=-1)
+        blocks_away = torch.arange(tokens.shape[1]) // SEGMENT - place // SEGMENT
+        assert torch.equal(reached > 0, (blocks_away >= -memory_blocks) & (blocks_away <= lookahead_blocks))
 
 
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "both ways"])
