@@ -16,7 +16,7 @@ Paper: "TransformerFAM", arXiv 2404.09173, section 2.1 and algorithm 1 (its base
 
 Deviations
 * ``causal=False`` (classification): a block is seen whole by its own tokens, and the m blocks before it as above; the
-  paper has no such setting.
+  paper has no such setting. ``lookahead_blocks`` lets its tokens see the blocks after it, too: windows to both sides.
 * ``stop_gradient``: the paper does not say where it cuts. As in Transformer-XL, the *inputs* of the memory blocks are
   detached and then projected, so that the projections still learn from them.
 """
@@ -41,6 +41,8 @@ class BlockWindowOptions:
     """S, tokens in a block."""
     memory_blocks: int = 1
     """m, whole blocks before its own that a token sees."""
+    lookahead_blocks: int = 0
+    """Blocks after its own that a token sees; only with ``causal=False``."""
     stop_gradient: bool = False
     """Cut the gradient into the memory blocks (Transformer-XL; the paper's M1_SG)."""
     blocks_at_once: int | None = None
@@ -48,6 +50,8 @@ class BlockWindowOptions:
 
     def __post_init__(self) -> None:
         check_window(self.block_len, self.memory_blocks, self.blocks_at_once)
+        if self.lookahead_blocks < 0:
+            raise ValueError(f"model.lookahead_blocks={self.lookahead_blocks}: must be 0 or more")
         if self.stop_gradient and self.memory_blocks == 0:
             raise ValueError("model.stop_gradient has no effect with model.memory_blocks=0: there is nothing to cut")
 
@@ -83,6 +87,10 @@ class BlockWindowBlock(MemoryBlock):
 
     def __init__(self, config: BackboneConfig, options: BlockWindowOptions, *, causal: bool) -> None:
         super().__init__(config, options, causal=causal)
+        if causal and options.lookahead_blocks:
+            raise ValueError(
+                f"model.lookahead_blocks={options.lookahead_blocks}: a causal model sees no block after its own; use 0"
+            )
         self.attend = Residual(config)
         self.project = SelfProjection(config)
         self.feed = Residual(config)
@@ -112,6 +120,7 @@ class BlockWindowBlock(MemoryBlock):
             own,
             block_len=self.options.block_len,
             memory_blocks=self.options.memory_blocks,
+            lookahead_blocks=self.options.lookahead_blocks,
             past=past,
             memory=memory if self.options.stop_gradient else None,
             causal=self.causal,

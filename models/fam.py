@@ -15,7 +15,7 @@ the same activations, as queries, read the block, and go through the same projec
 | B, block size; m, memory segments; L_F | ``block_len``, ``memory_blocks``, ``fam_len`` |
 | F_τ, the layer's feedback activations [B, F, D] | ``FamState.fam`` |
 | F_0, the learned prompt as it arrives at this layer | ``stream.memory`` |
-| K^F_{τ-1}, V^F_{τ-1} as tokens of block τ read them | ``prefix`` |
+| K^F_{τ-1}, V^F_{τ-1} (and those of older FAMs) as tokens of block τ read them | ``prefix`` |
 
 **Fast form.** F_τ depends on F_{τ-1} and on block τ's keys and values, never on its outputs. So a layer projects all
 its tokens at once, runs the chain over blocks with F rows only, and then lets all blocks attend: never block by block
@@ -34,6 +34,14 @@ Choices (section numbers: the paper's)
 * B.2.3, random state passing: one coin per step for all layers; batch item 0's last FAM is kept without gradient, all
   sequences start from it, and its residual stays. ``random_state_passing_from`` delays it, since it hurts from step 0.
 * ``causal=False`` (classification, not in the paper): tokens see their block whole; FAM flows from left to right.
+
+Ablations of the paper
+* ``update=static``, SUM FAM (C.3): the layer's prompt is the query of every block; F_{τ-1} gives keys and values only.
+  The residual, which the paper does not state, is the prompt as well, from the first block on.
+* ``past_fams`` (table 6): tokens read F_{τ-n}..F_{τ-1}, each where it stood as the latest; the update, F_{τ-1} only.
+* ``fam_positions`` (table 7): the slots stand in the gap behind the block's last position p, at p + i/(F+1) for
+  i = 1..F (``fractional``), or all at 0 (``zero``).
+* FM (C.2) has no FAM and is a variant of its own: ``models/feedback_memory.py``.
 
 Remedies (ours). In the paper's update nothing brings F back: each block adds to it, and with the norm in front what was
 written early fades as 1/τ (LOG.md). ``update=rescaled`` brings F_τ to unit RMS. ``update=gated`` lets each slot decide:
@@ -55,11 +63,13 @@ from torch.nn import functional
 
 from models.block import BackboneConfig, MemoryBlock, Stream, empty_cache, register
 from models.block_window import blocks_at_once, cached_tokens, check_window
+from models.errors import check_choice
 from models.kernels.softmax import attention
 from models.kernels.window import KeyValue, join, split_blocks, trim, window_attention
 from models.layers import FeedForward, Residual, Rotation, SelfProjection, merge_heads, rotate, rotation
 
-UPDATES = ("residual", "rescaled", "gated")
+UPDATES = ("residual", "static", "rescaled", "gated")
+FAM_POSITIONS = ("last", "fractional", "zero")
 
 
 @dataclass(frozen=True)
@@ -73,7 +83,11 @@ class FamOptions:
     memory_blocks: int = 1
     """m, whole blocks before its own that a token sees."""
     update: str = "residual"
-    """How F_τ follows from F_{τ-1}: "residual" is the paper's; "rescaled" and "gated" are ours (see Remedies)."""
+    """How F_τ follows from F_{τ-1}: "residual" is the paper's, "static" its ablation, "rescaled" and "gated" ours."""
+    past_fams: int = 1
+    """How many of the latest FAMs tokens read (the paper: 1)."""
+    fam_positions: str = "last"
+    """Where FAM stands: "last" positions of its block (the paper's), "fractional" ones behind it, or "zero"."""
     random_position_offset: bool = False
     """B.2.2, training only: half of the sequences see the prompt from a random distance."""
     random_state_passing: float = 0.0
@@ -96,11 +110,17 @@ class FamOptions:
             raise ValueError(f"model.random_state_passing_from={self.random_state_passing_from}: must lie in [0, 1)")
         if self.random_state_passing_from and not self.random_state_passing:
             raise ValueError("model.random_state_passing_from has no effect with model.random_state_passing=0")
-        if self.update not in UPDATES:
-            raise ValueError(f"model.update={self.update}: must be one of {', '.join(UPDATES)}")
-        has_effect = self.update != "residual" or self.random_state_passing or self.random_position_offset
-        if self.fam_len == 0 and has_effect:
-            raise ValueError("model.fam_len=0: update, random_state_passing and random_position_offset have no effect")
+        check_choice("model.update", self.update, UPDATES)
+        check_choice("model.fam_positions", self.fam_positions, FAM_POSITIONS)
+        if self.past_fams < 1:
+            raise ValueError(f"model.past_fams={self.past_fams}: must be at least 1")
+        reads_otherwise = self.past_fams > 1 or self.fam_positions != "last"
+        is_random = self.random_state_passing or self.random_position_offset
+        if self.fam_len == 0 and (self.update != "residual" or reads_otherwise or is_random):
+            raise ValueError(
+                "model.fam_len=0: update, past_fams, fam_positions, random_state_passing and random_position_offset "
+                "have no effect"
+            )
 
 
 class FamState(NamedTuple):
@@ -118,7 +138,9 @@ class FamState(NamedTuple):
     first_is_prompt: bool = True
     """The same of batch item 0, which padding may keep from filling its first block."""
     prompt_offset: Int[Tensor, " B"] | None = None
-    """Random position offset of this training sequence."""
+    """Random position offset of this training sequence (on the CPU, as all places of FAM)."""
+    older: tuple[KeyValue, ...] = ()
+    """Rotated keys and values ``[B, H, F, d]`` of the FAMs before F_τ that tokens still read, oldest first."""
 
 
 @register("fam", FamOptions)
@@ -135,6 +157,10 @@ class FamBlock(MemoryBlock):
         if options.random_position_offset and not config.rotary:
             raise ValueError(
                 f"model.random_position_offset has no effect with backbone.positions={config.positions}: it needs rope"
+            )
+        if options.fam_positions != "last" and not config.rotary:
+            raise ValueError(
+                f"model.fam_positions has no effect with backbone.positions={config.positions}: it needs rope"
             )
         self.attend = Residual(config)
         self.project = SelfProjection(config)
@@ -163,18 +189,17 @@ class FamBlock(MemoryBlock):
         prompt = stream.memory if self.options.fam_len else None
         if state.fam is None:
             state = state._replace(fam=prompt)
-        else:
+        elif self.options.update != "static":
             prompt = None
         past = KeyValue(state.keys, state.values)
 
-        angles = self._angles(past.length, state.position, x)
-        token_angles = angles and angles.rows(self._num_before(past.length), len(angles.cos))
+        angles = self._angles(torch.arange(state.position, state.position + x.shape[1], device=x.device), x)
         q, k, v = self.project(self.attend.before(x))
-        own = KeyValue(rotate(k, token_angles), v)
+        own = KeyValue(rotate(k, angles), v)
 
-        prefix, state = self._feedback(state, past, own, angles, mask)
+        prefix, state = self._feedback(state, past, own, prompt, mask)
         y = window_attention(
-            rotate(q, token_angles),
+            rotate(q, angles),
             own,
             block_len=self.options.block_len,
             memory_blocks=self.options.memory_blocks,
@@ -193,7 +218,7 @@ class FamBlock(MemoryBlock):
         return Stream(x, None if prompt is None else self._carry_prompt(prompt)), state
 
     def _feedback(
-        self, state: FamState, past: KeyValue, own: KeyValue, angles: Rotation | None, mask: Tensor | None
+        self, state: FamState, past: KeyValue, own: KeyValue, prompt: Tensor | None, mask: Tensor | None
     ) -> tuple[Sequence[KeyValue] | None, FamState]:
         """The chain over blocks: what each block's tokens read, and the FAM after the last whole block."""
         if not self.options.fam_len:
@@ -203,46 +228,69 @@ class FamBlock(MemoryBlock):
         open_part = KeyValue(past.keys[:, :, past.length - num_open :], past.values[:, :, past.length - num_open :])
         blocks = split_blocks(join([open_part, own]), size)
         complete = _complete_blocks(mask, num_open, size)
+        angles = self._fam_angles(state.position - num_open, len(blocks) + 1, own.keys)
+        summary = prompt if self.options.update == "static" else None
 
         prefix = []
         for index, block in enumerate(blocks):
             assert state.fam is not None
-            q, k, v = (rows.expand(batch_size, -1, -1, -1) for rows in self.project(self.attend.before(state.fam)))
-            prefix.append(KeyValue(rotate(k, self._read_angles(state, angles, index)), v))
+            source = state.fam
+            q, k, v = self._project_fam(source, batch_size)
+            read = KeyValue(rotate(k, self._read_angles(state, angles[index])), v)
+            readable = (*state.older, read)
+            prefix.append(join(readable))
             if block.length < size:
                 break
-            updated = self._update(state, q, k, v, block, self._fam_angles(angles, index + 1))
+            if summary is not None:
+                source, (q, _, _) = summary, self._project_fam(summary, batch_size)
+            updated = self._update(state, source, q, KeyValue(k, v), block, angles[index + 1])
             first_is_prompt = False
             if complete is not None:
                 updated = torch.where(complete[index][:, None, None], updated, state.fam)
                 if self.options.random_state_passing:  # nothing else asks, and asking waits for the device
                     first_is_prompt = state.first_is_prompt and not bool(complete[index][0])
-            state = state._replace(fam=updated, is_prompt=False, first_is_prompt=first_is_prompt, prompt_offset=None)
+            state = state._replace(
+                fam=updated,
+                is_prompt=False,
+                first_is_prompt=first_is_prompt,
+                prompt_offset=None,
+                older=readable[1:] if len(readable) == self.options.past_fams else readable,
+            )
         return prefix, state
 
+    def _project_fam(self, fam: Float[Tensor, "B2 F D"], batch_size: int) -> list[Tensor]:
+        """Queries, keys and values of FAM, or of the prompt; either may be one for all sequences."""
+        return [rows.expand(batch_size, -1, -1, -1) for rows in self.project(self.attend.before(fam))]
+
     def _update(
-        self, state: FamState, q: Tensor, k: Tensor, v: Tensor, block: KeyValue, angles: Rotation | None
+        self,
+        state: FamState,
+        source: Tensor,
+        q: Tensor,
+        fam: KeyValue,
+        block: KeyValue,
+        angles: Rotation | None,
     ) -> Float[Tensor, "B F D"]:
-        """F_τ from F_{τ-1}: compress one whole block."""
-        assert state.fam is not None
-        seen = join([KeyValue(rotate(k, angles), v), block])
+        """F_τ: the queries of ``source``, which is also the residual, compress F_{τ-1} and one whole block."""
+        seen = join([fam._replace(keys=rotate(fam.keys, angles)), block])
         heads = attention(rotate(q, angles), *seen, dropout=self._dropout)
         y = self.project.output(heads)
+        holds_nothing = state.is_prompt and self.options.update != "static"
         # An explicit zero, as it is in float32 where autocast makes y bfloat16: FAM is a sum over all blocks.
-        a = self.attend.after(torch.zeros_like(state.fam) if state.is_prompt else state.fam, y)
+        a = self.attend.after(torch.zeros_like(source) if holds_nothing else source, y)
         updated = self.feed.after(a, self.ffn(self.feed.before(a)))
         if self.options.update == "rescaled":
             return functional.rms_norm(updated, updated.shape[-1:])
         if self.gate is None or state.is_prompt:
             return updated
-        before = self.attend.before(state.fam).expand(len(updated), -1, -1)
+        before = self.attend.before(source).expand(len(updated), -1, -1)
         score = self.gate(torch.cat((merge_heads(heads), before), dim=-1))
         gate = (score / 6 + 0.5).clamp(0, 1)  # a hard sigmoid; PyTorch's own rounds 1/6 to float32
-        return torch.lerp(state.fam.expand_as(updated), updated, gate.to(updated.dtype))
+        return torch.lerp(source.expand_as(updated), updated, gate.to(updated.dtype))
 
     def _carry_prompt(self, prompt: Float[Tensor, "B2 F D"]) -> Float[Tensor, "B2 F D"]:
         """The prompt's own pass through this layer: slots see each other and nothing else."""
-        angles = self._angles(0, 0, prompt[:, :0])
+        (angles,) = self._fam_angles(0, 1, prompt)
         q, k, v = self.project(self.attend.before(prompt))
         y = attention(rotate(q, angles), rotate(k, angles), v, dropout=self._dropout)
         a = self.attend.after(prompt, self.project.output(y))
@@ -252,28 +300,33 @@ class FamBlock(MemoryBlock):
     def _dropout(self) -> float:
         return self.config.attention_dropout if self.training else 0.0
 
-    def _num_before(self, num_past: int) -> int:
-        """Rows of :meth:`_angles` before the first new token: the FAM's own, and the open block's."""
-        return self.options.fam_len + num_past % self.options.block_len
+    def _angles(self, places: Tensor, like: Tensor) -> Rotation | None:
+        return rotation(places, self.config, like) if self.config.rotary else None
 
-    def _angles(self, num_past: int, position: int, x: Tensor) -> Rotation | None:
-        """RoPE from the FAM's first place before the open block to the last new token."""
-        if not self.config.rotary:
-            return None
-        start = position - self._num_before(num_past)
-        return rotation(torch.arange(start, position + x.shape[1], device=x.device), self.config, x)
+    def _fam_places(self, border: Tensor) -> Int[Tensor, "*N F"] | Float[Tensor, "*N F"]:
+        """Where FAM stands between the blocks that meet at ``border``, the first position of the later one."""
+        slots = torch.arange(self.options.fam_len, device=border.device)
+        if self.options.fam_positions == "zero":
+            return torch.zeros_like(border[..., None] + slots)
+        if self.options.fam_positions == "fractional":
+            return border[..., None] - 1 + (slots + 1).double() / (self.options.fam_len + 1)
+        return border[..., None] - self.options.fam_len + slots
 
-    def _fam_angles(self, angles: Rotation | None, index: int) -> Rotation | None:
-        """The last F positions before block ``index`` of this call."""
-        start = index * self.options.block_len
-        return angles and angles.rows(start, start + self.options.fam_len)
+    def _fam_angles(self, start: int, num_borders: int, like: Tensor) -> Sequence[Rotation | None]:
+        """RoPE of FAM before each block from position ``start`` on."""
+        # On the CPU, as Apple's GPUs have no float64 for places between two positions.
+        borders = start + self.options.block_len * torch.arange(num_borders)
+        angles = self._angles(self._fam_places(borders), like)
+        if angles is None:
+            return [None] * num_borders
+        return [Rotation(cos, sin) for cos, sin in zip(*angles, strict=True)]
 
-    def _read_angles(self, state: FamState, angles: Rotation | None, index: int) -> Rotation | None:
-        """Where tokens of block ``index`` find FAM: right before their block, or, with an offset, farther away."""
+    def _read_angles(self, state: FamState, angles: Rotation | None) -> Rotation | None:
+        """Where tokens find FAM: where it stands, or, with a random offset, farther away."""
         if state.prompt_offset is None:
-            return self._fam_angles(angles, index)
-        places = torch.arange(-self.options.fam_len, 0, device=state.keys.device)
-        return rotation((places - state.prompt_offset[:, None])[:, None], self.config, state.keys)
+            return angles
+        places = self._fam_places(torch.zeros_like(state.prompt_offset)) - state.prompt_offset[:, None]
+        return self._angles(places[:, None], state.keys)
 
     def memory(
         self, stream: Stream, state: FamState, mask: Bool[Tensor, "B T"] | None = None
@@ -292,7 +345,7 @@ class FamBlock(MemoryBlock):
         if self.options.random_position_offset:
             longest = 2 * math.pi * (self.config.rope_base or 10_000.0)
             offset = (coins[0, :-1] * longest).long() * (coins[1, :-1] < 0.5)
-            state = state._replace(prompt_offset=offset.to(state.keys.device))
+            state = state._replace(prompt_offset=offset)
         return state
 
     @torch.no_grad()
@@ -303,9 +356,10 @@ class FamBlock(MemoryBlock):
             self.has_carried.fill_(True)
 
     def state_size(self, seq_len: int) -> int:
-        """F·D and at most 2·(m+1)·S·D."""
+        """F·D, 2·F·D for each older FAM that is read, and at most 2·(m+1)·S·D."""
         cached = cached_tokens(seq_len, self.options.block_len, self.options.memory_blocks)
-        return (self.options.fam_len + 2 * cached) * self.config.width
+        num_older = min(seq_len // self.options.block_len, self.options.past_fams - 1)
+        return (self.options.fam_len * (1 + 2 * num_older) + 2 * cached) * self.config.width
 
 
 def _complete_blocks(mask: Tensor | None, num_open: int, block_len: int) -> Sequence[Tensor] | None:

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from models.kernels.precision import no_autocast
+from models.kernels.prefix import running_sums
 
 CPU_RUN_LEN = 4096
 
@@ -83,18 +83,10 @@ def _run(
     # Rounded last: in half precision, whole numbers above 256 (bfloat16) are not exact.
     inverse = counts.to(sums.key_pack.dtype).reciprocal().to(q.dtype).view(-1, chunk_len, 1)  # 1/t [N, C, 1]
 
-    before_key_pack, key_pack = _running(k.transpose(-1, -2), pack, sums.key_pack)
+    before_key_pack, key_pack = running_sums(k.transpose(-1, -2), pack, sums.key_pack)
     scores = (q @ k.transpose(-1, -2)).tril() @ pack + q @ before_key_pack.to(q.dtype)
     unpack = functional.dropout((scores * inverse).softmax(dim=-1), dropout)  # u [B, H, N, C, M]
-    before_pack_value, pack_value = _running(pack.transpose(-1, -2), v, sums.pack_value)
+    before_pack_value, pack_value = running_sums(pack.transpose(-1, -2), v, sums.pack_value)
     y = (unpack @ pack.transpose(-1, -2)).tril() @ v + unpack @ before_pack_value.to(q.dtype)
     y = (y * inverse).flatten(2, 3)[:, :, :num_tokens]
     return y, LunaSums(key_pack, pack_value)
-
-
-def _running(left: Tensor, right: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums before each chunk ``[B, H, N, ·, ·]`` and after the last, of the chunks' products ``left @ right``."""
-    with no_autocast(left):
-        products = left.to(start.dtype) @ right.to(start.dtype)
-        total = torch.cat((start.unsqueeze(2), products), dim=2).cumsum(dim=2)
-    return total[:, :, :-1], total[:, :, -1]

@@ -1,5 +1,7 @@
 """Block sliding window attention: a token sees its own block (causally, or whole) and the ``m`` blocks before it.
 
+Without causality it may also see blocks after its own (``lookahead_blocks``).
+
 Tokens are counted in blocks of ``S`` from the start of the sequence. A query at position t sees key j iff
 j <= t and floor(j/S) >= floor(t/S) - m (arXiv 2404.09173, eq. 1), and beside them the keys of its block's *prefix*, if
 there is one (FAM's feedback slots). No mask of T x T is ever built; time and memory grow as T·(m+1)·S.
@@ -72,6 +74,7 @@ def window_attention(
     *,
     block_len: int,
     memory_blocks: int,
+    lookahead_blocks: int = 0,
     past: KeyValue,
     memory: KeyValue | None = None,
     prefix: Sequence[KeyValue] | None = None,
@@ -87,6 +90,7 @@ def window_attention(
         own: Keys and values of the new tokens.
         block_len: S.
         memory_blocks: m.
+        lookahead_blocks: Blocks after its own that a query sees; not with ``causal``.
         past: Keys and values of the last m whole blocks and the open one (may be empty).
         memory: The new tokens' keys and values as *later blocks* see them, where that differs from ``own``
             (a stopped gradient).
@@ -97,6 +101,7 @@ def window_attention(
             data in a CPU's cache, many fill a GPU.
         dropout: On attention weights.
     """
+    assert not (causal and lookahead_blocks)
     num_open, num_past_blocks = past.length % block_len, past.length // block_len
     sizes = query_sizes(num_open, q.shape[2], block_len)
     own_blocks = split_blocks(join([past, own]), block_len)
@@ -105,14 +110,17 @@ def window_attention(
 
     blocks = []
     for number, queries in enumerate(q.split(sizes, dim=2), start=num_past_blocks):
-        first = max(0, number - memory_blocks)
+        first, stop = max(0, number - memory_blocks), min(number + lookahead_blocks + 1, len(own_blocks))
         extra = [prefix[number - num_past_blocks]] if prefix else []
-        blocks.append(_Block(queries, first, number, [*memory_keys[first:number], *extra, own_blocks[number]]))
+        seen = [*memory_keys[first:number], *extra, *own_blocks[number:stop]]
+        blocks.append(_Block(queries, first, number, stop, sum(slots.length for slots in extra), seen))
 
     def is_regular(block: _Block) -> bool:
-        """Whole, with all its memory blocks and without padding: such blocks share one shape and one mask."""
-        whole = block.queries.shape[2] == block_len and block.number - block.first == memory_blocks
-        return whole and not masks.padded(block)
+        """Seeing a full window of whole blocks without padding: such blocks share one shape and one mask."""
+        full = block.stop - block.first == memory_blocks + 1 + lookahead_blocks
+        full = full and block.num_prefix == blocks[-1].num_prefix
+        whole = block.queries.shape[2] == block_len and block.seen[-1].length == block_len
+        return full and whole and not masks.padded(block)
 
     outputs: list[Tensor] = []
     for group in _groups(blocks, blocks_at_once, is_regular):
@@ -121,17 +129,18 @@ def window_attention(
 
 
 class _Block(NamedTuple):
-    """The queries of one block, and all that they see: memory blocks ``first..number-1``, prefix, own block."""
+    """The queries of one block, and all that they see: memory blocks, prefix, own block, blocks after it."""
 
     queries: Float[Tensor, "B H Q d"]
     first: int
+    """The first memory block."""
     number: int
+    """The block itself."""
+    stop: int
+    """One more than the last block seen."""
+    num_prefix: int
+    """Keys of the prefix, which no padding mask speaks of."""
     seen: list[KeyValue]
-
-    @property
-    def num_prefix(self) -> int:
-        """Keys of the prefix, which no padding mask speaks of."""
-        return self.seen[-2].length if len(self.seen) > 1 + self.number - self.first else 0
 
 
 def _groups(blocks: list[_Block], at_once: int, is_regular: Callable[[_Block], bool]) -> Iterator[list[_Block]]:
@@ -183,7 +192,7 @@ class _BlockMasks:
 
     def padded(self, block: _Block) -> bool:
         """Whether padding lies anywhere in what a block sees."""
-        return any(self.has_padding[block.first : block.number + 1])
+        return any(self.has_padding[block.first : block.stop])
 
     def causal(self, queries: Tensor, num_keys: int) -> Tensor | None:
         """The causal mask inside a block; None where nothing is hidden."""
@@ -198,6 +207,6 @@ class _BlockMasks:
         """The mask of one block's queries over all that they see."""
         if not self.padded(block):
             return self.causal(block.queries, num_keys)
-        prefix = self.real[block.number].new_ones(len(block.queries), block.num_prefix)
-        real = visible(torch.cat((*self.real[block.first : block.number], prefix, self.real[block.number]), dim=1))
-        return real.expand(-1, -1, block.queries.shape[2], -1)
+        before, after = self.real[block.first : block.number], self.real[block.number : block.stop]
+        prefix = after[0].new_ones(len(block.queries), block.num_prefix)
+        return visible(torch.cat((*before, prefix, *after), dim=1)).expand(-1, -1, block.queries.shape[2], -1)

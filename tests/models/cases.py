@@ -61,7 +61,7 @@ def _attention(options: Options, causal: bool, norm: str) -> int:
     return _norm(norm) + 4 * _linear(WIDTH, WIDTH)
 
 
-FAM_REMEDIES = ("rescaled", "gated")
+FAM_UPDATES = ("residual", "static", "rescaled", "gated")
 
 
 def _fam(options: Options, causal: bool, norm: str) -> int:
@@ -81,6 +81,12 @@ def _infini_state(options: Options, num_tokens: int) -> int:
     return head_width * (head_width + 1) * NUM_HEADS + 2 * WIDTH * (num_tokens % SEGMENT)
 
 
+def _feature_attention(options: Options, causal: bool, norm: str) -> int:
+    """Nothing of its own with elu + 1; two matrices d x d for each head when the feature map is trained."""
+    trained = 2 * WIDTH * WIDTH // NUM_HEADS if options["feature_map"] == "ffn" else 0
+    return _attention(options, causal, norm) + trained
+
+
 def _luna(options: Options, causal: bool, norm: str) -> int:
     """5 D² tied and 7 D² untied (arXiv 2106.01540); the causal form packs with one matrix."""
     copies = 1 if options["tied"] else 2
@@ -92,6 +98,18 @@ def _cached(options: Options, num_tokens: int) -> int:
     """Keys and values of up to m whole blocks and of the open one."""
     whole, num_open = divmod(num_tokens, SEGMENT)
     return 2 * WIDTH * (min(whole, options["memory_blocks"]) * SEGMENT + num_open)
+
+
+def _is_plain_fam(options: Options) -> bool:
+    """Whether nothing is set that would have no effect without FAM."""
+    plain: Options = {"update": "residual", "past_fams": 1, "fam_positions": "last"}
+    return all(options.get(key, value) == value for key, value in plain.items())
+
+
+def _fam_state(options: Options, num_tokens: int) -> int:
+    """FAM, keys and values of the older FAMs that are still read, and the window's."""
+    num_older = min(num_tokens // SEGMENT, options.get("past_fams", 1) - 1)
+    return options["fam_len"] * WIDTH * (1 + 2 * num_older) + _cached(options, num_tokens)
 
 
 def _window_reach(memory_blocks: int) -> Callable[[int], float]:
@@ -118,10 +136,17 @@ CASES: dict[str, Case] = {
             {"block_len": SEGMENT, "memory_blocks": 2, "blocks_at_once": 2},
             {"block_len": SEGMENT, "memory_blocks": 1, "stop_gradient": True},
         ),
-        axes={"block_len": (SEGMENT,), "memory_blocks": (0, 1, 2, 3), "stop_gradient": (False, True)},
+        axes={
+            "block_len": (SEGMENT,),
+            "memory_blocks": (0, 1, 2, 3),
+            "lookahead_blocks": (0, 1, 2),
+            "stop_gradient": (False, True),
+        },
         regroup=_WINDOW_REGROUP,
         refuses=lambda options: (
-            options["reads"] in ("cls", "memory") or (options.get("stop_gradient") and not options["memory_blocks"])
+            options["reads"] in ("cls", "memory")
+            or (options.get("stop_gradient") and not options["memory_blocks"])
+            or (options["causal"] and options.get("lookahead_blocks"))
         ),
         num_parameters=_attention,
         state_size=_cached,
@@ -131,6 +156,26 @@ CASES: dict[str, Case] = {
             ({"block_len": SEGMENT, "memory_blocks": 2}, _window_reach(2)),
             ({"block_len": SEGMENT, "memory_blocks": 2, "stop_gradient": True}, lambda depth: 0),
         ),
+    ),
+    "feedback_memory": Case(
+        options={"block_len": SEGMENT, "memory_blocks": 1},
+        others=({"block_len": SEGMENT, "memory_blocks": 2},),
+        axes={"block_len": (SEGMENT,), "memory_blocks": (1, 2, 3)},
+        regroup=(),
+        refuses=lambda options: options["reads"] in ("cls", "memory"),
+        num_parameters=_attention,
+        state_size=lambda options, num_tokens: _cached(options, num_tokens) + 2 * WIDTH * (num_tokens % SEGMENT),
+        reach=(({"block_len": SEGMENT, "memory_blocks": 1}, lambda depth: math.inf),),
+    ),
+    "linear": Case(
+        options={"feature_map": "elu", "chunk_len": 4},
+        others=({"feature_map": "ffn", "chunk_len": 3},),
+        axes={"feature_map": ("elu", "ffn"), "chunk_len": (1, 3, 64)},
+        regroup=({"chunk_len": 1}, {"chunk_len": 5}, {"chunk_len": 1000}),
+        refuses=lambda options: options["reads"] == "memory",
+        num_parameters=_feature_attention,
+        state_size=lambda options, num_tokens: WIDTH * (WIDTH // NUM_HEADS + 1),
+        reach=(({"chunk_len": 4}, lambda depth: math.inf),),
     ),
     "luna": Case(
         options={"memory_len": 3, "tied": False, "chunk_len": 4},
@@ -149,24 +194,29 @@ CASES: dict[str, Case] = {
             {"block_len": SEGMENT, "fam_len": 3, "memory_blocks": 1, "blocks_at_once": 2},
             {"block_len": SEGMENT, "fam_len": SEGMENT, "memory_blocks": 2, "update": "rescaled"},
             {"block_len": SEGMENT, "fam_len": 2, "memory_blocks": 0, "update": "gated"},
+            {"block_len": SEGMENT, "fam_len": 2, "memory_blocks": 1, "update": "static", "past_fams": 3},
             {"block_len": SEGMENT, "fam_len": 0, "memory_blocks": 1},
         ),
         axes={
             "block_len": (SEGMENT,),
             "memory_blocks": (0, 1, 2, 3),
             "fam_len": (0, 1, 2, SEGMENT),
-            "update": ("residual", *FAM_REMEDIES),
+            "update": FAM_UPDATES,
+            "past_fams": (1, 2, 3),
+            "fam_positions": ("last", "fractional", "zero"),
         },
         regroup=_WINDOW_REGROUP,
         refuses=lambda options: (
             options["reads"] == "cls"
-            or (options["fam_len"] == 0 and (options["reads"] == "memory" or options.get("update") in FAM_REMEDIES))
+            or (options["fam_len"] == 0 and (options["reads"] == "memory" or not _is_plain_fam(options)))
+            or (options.get("fam_positions", "last") != "last" and options["positions"] not in ("rope", "both"))
         ),
         num_parameters=_fam,
-        state_size=lambda options, num_tokens: options["fam_len"] * WIDTH + _cached(options, num_tokens),
+        state_size=_fam_state,
         reach=(
             ({"block_len": SEGMENT, "fam_len": 2, "memory_blocks": 0}, lambda depth: math.inf),
             ({"block_len": SEGMENT, "fam_len": 1, "memory_blocks": 1}, lambda depth: math.inf),
+            ({"block_len": SEGMENT, "fam_len": 2, "memory_blocks": 0, "update": "static"}, lambda depth: math.inf),
             ({"block_len": SEGMENT, "fam_len": 0, "memory_blocks": 1}, _window_reach(1)),
         ),
     ),

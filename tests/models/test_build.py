@@ -31,7 +31,7 @@ def small(name: str, **overrides: Any) -> models.Model:
 
 
 def test_what_there_is() -> None:
-    assert models.available() == ("block_window", "fam", "infini", "luna", "transformer")
+    assert models.available() == ("block_window", "fam", "feedback_memory", "infini", "linear", "luna", "transformer")
     for name in models.available():
         model = small(name)
         assert isinstance(model.options, models.options_class(name))
@@ -75,7 +75,19 @@ def test_what_there_is() -> None:
             {"pair": "concatt", **CLASSIFY},
             "pair='concatt' (did you mean 'concat'?): choose one of concat, interaction",
         ),
+        ("linear", {"feature_map": "elo"}, "model.feature_map='elo' (did you mean 'elu'?): choose one of elu, ffn"),
+        (
+            "fam",
+            {"update": "sttic"},
+            "model.update='sttic' (did you mean 'static'?): choose one of residual, static, rescaled, gated",
+        ),
+        (
+            "fam",
+            {"fam_positions": "first"},
+            "model.fam_positions='first': choose one of last, fractional, zero",
+        ),
         # ranges
+        ("fam", {"past_fams": 0}, "model.past_fams=0: must be at least 1"),
         ("fam", {"width": 0}, "backbone.width=0: must be at least 1"),
         ("fam", {"depth": 0}, "backbone.depth=0: must be at least 1"),
         ("fam", {"dropout": 1.0}, "backbone.dropout=1.0: must lie in [0, 1)"),
@@ -87,8 +99,15 @@ def test_what_there_is() -> None:
             {"blocks_at_once": 0},
             "model.blocks_at_once=0: must be at least 1, or null for the default",
         ),
+        ("block_window", {"lookahead_blocks": -1}, "model.lookahead_blocks=-1: must be 0 or more"),
+        (
+            "block_window",
+            {"lookahead_blocks": 1},
+            "model.lookahead_blocks=1: a causal model sees no block after its own; use 0",
+        ),
         ("luna", {"memory_len": 0}, "model.memory_len=0: must be at least 1"),
         ("luna", {"chunk_len": 0}, "model.chunk_len=0: must be at least 1"),
+        ("linear", {"chunk_len": 0}, "model.chunk_len=0: must be at least 1"),
         ("fam", {"random_state_passing": 1.5}, "model.random_state_passing=1.5: must be a probability"),
         (
             "fam",
@@ -159,7 +178,24 @@ def test_what_there_is() -> None:
         (
             "fam",
             {"random_state_passing": 0.8, "fam_len": 0},
-            "model.fam_len=0: update, random_state_passing and random_position_offset have no effect",
+            "model.fam_len=0: update, past_fams, fam_positions, random_state_passing and random_position_offset "
+            "have no effect",
+        ),
+        (
+            "feedback_memory",
+            {"memory_blocks": 0},
+            "model.memory_blocks=0: nothing is fed back; use at least 1, or model=local",
+        ),
+        (
+            "fam",
+            {"past_fams": 2, "fam_len": 0},
+            "model.fam_len=0: update, past_fams, fam_positions, random_state_passing and random_position_offset "
+            "have no effect",
+        ),
+        (
+            "fam",
+            {"fam_positions": "zero", "positions": "learned"},
+            "model.fam_positions has no effect with backbone.positions=learned: it needs rope",
         ),
     ],
     ids=lambda value: "-".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else None,

@@ -197,6 +197,85 @@ def test_memories_have_a_row_per_sequence_from_the_start() -> None:
         assert shapes == [(3, FAM["fam_len"], WIDTH)] * 2
 
 
+# ---- ablations (C.3, tables 6 and 7)
+
+
+@torch.no_grad()
+def test_a_static_summary_asks_every_block_and_is_its_residual() -> None:
+    model = build("fam", update="static", **FAM)
+    for block in fam_blocks(model):
+        for linear in (block.project.out, block.ffn.down):
+            linear.weight.zero_()
+            linear.bias.zero_()
+    assert model.learned_memory is not None
+    for num_blocks in (1, 4):
+        for fam in fams(model(random_tokens(2, num_blocks * SEGMENT))[1]):
+            assert torch.equal(fam, model.learned_memory.expand(2, -1, -1))
+
+
+def test_under_a_static_summary_the_fam_before_gives_keys_and_values_only() -> None:
+    model = build("fam", depth=1, update="static", **FAM)
+    plain = build("fam", depth=1, **FAM)
+    plain.load_state_dict(model.state_dict())
+    first, second = random_tokens(2, SEGMENT), random_tokens(2, SEGMENT, seed=1)
+    changes = {}
+    for one in (model, plain):
+        _, state = one(first)
+        (layer,) = state.layers
+        far = state._replace(layers=(layer._replace(fam=-100.0 * layer.fam),))
+        (fam,), (moved,) = fams(one(second, None, state)[1]), fams(one(second, None, far)[1])
+        changes[one.options.update] = (fam - moved).abs().max()
+    # Behind the norm a large FAM is one more value among others; as a residual it would come through whole.
+    assert 1e-6 < changes["static"] < 10 < changes["residual"]
+
+
+def test_tokens_read_the_latest_fams() -> None:
+    """Of four blocks' FAMs, the tokens of the fifth see the last n; older ones fade out of reach."""
+    tokens = random_tokens(2, 4 * SEGMENT)
+    for past_fams in (1, 2, 3):
+        model = build("fam", depth=1, past_fams=past_fams, **FAM)
+        _, state = model(tokens)
+        (layer,) = state.layers
+        assert len(layer.older) == past_fams - 1
+        states = [model(tokens[:, : n * SEGMENT])[1].layers[0] for n in range(4, 0, -1)][1:past_fams]
+        for kept, then in zip(reversed(layer.older), states, strict=True):
+            block = fam_blocks(model)[0]
+            _, _, values = block.project(block.attend.before(then.fam))
+            assert close(kept.values, values)
+
+
+def test_older_fams_are_for_tokens_not_for_the_update() -> None:
+    one, three = (build("fam", depth=1, past_fams=past_fams, **FAM) for past_fams in (1, 3))
+    tokens = random_tokens(2, 4 * SEGMENT)
+    (logits, state), (other_logits, other_state) = one(tokens), three(tokens)
+    assert close(fams(state)[0], fams(other_state)[0])
+    # The prompt is all there is to read in the first block.
+    assert close(logits[:, :SEGMENT], other_logits[:, :SEGMENT])
+    assert not close(logits[:, SEGMENT:], other_logits[:, SEGMENT:], 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fam_positions", "places"),
+    [("last", [6.0, 7.0]), ("fractional", [7 + 1 / 3, 7 + 2 / 3]), ("zero", [0.0, 0.0])],
+)
+def test_places_of_fam(fam_positions: str, places: list[float]) -> None:
+    """Made from a block at m..m+3, two slots stand at m+2, m+3; or at m+3.33, m+3.66; or at 0."""
+    (block,) = fam_blocks(build("fam", depth=1, fam_positions=fam_positions, **FAM))
+    assert block._fam_places(torch.tensor(8)).tolist() == pytest.approx(places)
+
+
+@pytest.mark.parametrize("fam_positions", ["fractional", "zero"])
+def test_other_places_stream_alike(fam_positions: str) -> None:
+    model = build("fam", fam_positions=fam_positions, past_fams=2, **FAM)
+    tokens = random_tokens(2, 4 * SEGMENT + 1)
+    whole, state, logits = model(tokens)[0], None, []
+    for piece in tokens.split(3, dim=1):
+        out, state = model(piece, None, state)
+        logits.append(out)
+    assert close(torch.cat(logits, dim=1), whole, 1e-10)
+    assert not close(whole, build("fam", past_fams=2, **FAM)(tokens)[0], 1e-6)
+
+
 # ---- positions (B.2.1, B.2.2)
 
 

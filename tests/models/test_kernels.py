@@ -54,13 +54,14 @@ def window_loop(
     *,
     block_len: int,
     memory_blocks: int,
+    lookahead_blocks: int,
     past: KeyValue,
     memory: KeyValue | None = None,
     prefix: list[KeyValue] | None = None,
     causal: bool = True,
     key_mask: Tensor | None = None,
 ) -> Tensor:
-    """Place p sees place j iff 0 <= floor(p/S) - floor(j/S) <= m, and j <= p inside a causal block."""
+    """Place p sees place j iff -a <= floor(p/S) - floor(j/S) <= m (a: lookahead), and j <= p where it is causal."""
     out = torch.zeros_like(q)
     for b, h, t in itertools.product(range(BATCH), range(HEADS), range(q.shape[2])):
         p = past.length + t
@@ -74,7 +75,8 @@ def window_loop(
                 continue
             if source is own and is_memory and memory is not None:
                 source = memory
-            if is_memory or (is_own and (j <= p or not causal)):
+            is_ahead = 0 < j // block_len - block <= lookahead_blocks
+            if is_memory or is_ahead or (is_own and (j <= p or not causal)):
                 seen.append((source.keys[b, h, place], source.values[b, h, place]))
         if prefix is not None:
             extra = prefix[block - past.length // block_len]
@@ -99,13 +101,15 @@ def test_window_attention_equals_the_loop(data: st.DataObject) -> None:
         lengths = torch.tensor([num_tokens, data.draw(st.integers(1, num_tokens))])
         key_mask = torch.arange(num_tokens) < lengths[:, None]
     q = random(BATCH, HEADS, num_tokens, HEAD_WIDTH)
+    causal = data.draw(st.booleans())
     arguments: dict[str, Any] = {
         "block_len": block_len,
         "memory_blocks": memory_blocks,
+        "lookahead_blocks": 0 if causal else data.draw(st.integers(0, 2)),
         "past": past,
         "memory": random_pairs(num_tokens, seed=3) if data.draw(st.booleans()) else None,
         "prefix": [random_pairs(num_slots, seed=10 + i) for i in range(num_blocks)] if num_slots else None,
-        "causal": data.draw(st.booleans()),
+        "causal": causal,
         "key_mask": key_mask,
     }
     expected = window_loop(q, own, **arguments)

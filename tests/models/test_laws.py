@@ -365,6 +365,7 @@ def test_fam_without_feedback_is_block_window(causal: bool, memory_blocks: int) 
         (True, {"block_len": 4 * SEGMENT, "memory_blocks": 0}),
         (False, {"block_len": 4 * SEGMENT, "memory_blocks": 0}),
         (True, {"block_len": SEGMENT, "memory_blocks": 3}),
+        (False, {"block_len": SEGMENT, "memory_blocks": 3, "lookahead_blocks": 3}),
         (True, {"block_len": 1, "memory_blocks": 4 * SEGMENT}),
     ],
     ids=label,
@@ -424,6 +425,26 @@ def test_gradient_reaches_as_far_as_the_memory(
         earliest = int(max(0, border - reach(depth)))
         assert torch.count_nonzero(reached[:earliest]) == 0
         assert reached[earliest] > 0
+
+
+@pytest.mark.parametrize("lookahead_blocks", [0, 1, 2])
+@pytest.mark.parametrize("memory_blocks", [0, 1])
+def test_a_window_to_both_sides_reaches_as_far_as_it_says(memory_blocks: int, lookahead_blocks: int) -> None:
+    model = build(
+        "block_window",
+        depth=1,
+        causal=False,
+        num_classes=3,
+        block_len=SEGMENT,
+        memory_blocks=memory_blocks,
+        lookahead_blocks=lookahead_blocks,
+    )
+    tokens = distinct_tokens(1, 7 * SEGMENT - 1)
+    rows = top_rows(model, tokens)[0]
+    for place in range(tokens.shape[1]):
+        reached = token_gradients(model, tokens, rows[place].square().sum())[0].abs().sum(dim=-1)
+        blocks_away = torch.arange(tokens.shape[1]) // SEGMENT - place // SEGMENT
+        assert torch.equal(reached > 0, (blocks_away >= -memory_blocks) & (blocks_away <= lookahead_blocks))
 
 
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "both ways"])

@@ -1,6 +1,7 @@
 """Block sliding window attention: arXiv 2404.09173, eq. 1 and algorithm 1, one query at a time.
 
-Query t sees key j iff j <= t and floor(j/B) >= floor(t/B) - m; without causality, its own block whole.
+Query t sees key j iff j <= t and floor(j/B) >= floor(t/B) - m; without causality, its own block and the
+``lookahead_blocks`` after it whole.
 """
 
 from tests.reference.backbone import (
@@ -38,7 +39,7 @@ def block(layer: Layer, rows: Rows, memory: Rows | None) -> LayerOutcome:
             blocks_back = t // options.block_len - j // options.block_len
             if 0 < blocks_back <= options.memory_blocks:
                 seen.append(later[j])
-            elif blocks_back == 0 and (j <= t or not layer.causal):
+            elif -options.lookahead_blocks <= blocks_back <= 0 and (j <= t or not layer.causal):
                 seen.append(own[j])
         y = attend(queries[t], [key for key, _ in seen], [value for _, value in seen])
         y = linear(p.under("project.out"), y)

@@ -41,8 +41,21 @@ class Carried(NamedTuple):
     """Whether that is F_0, which holds no context."""
     past: list
     """(rotated key, value) of every token before."""
+    prompt: Rows
+    """The static summary, where FAM's queries are not its own."""
     prompt_offset: int = 0
     """How much farther away than usual F_0 is read (random position offset)."""
+    older: tuple[list, ...] = ()
+    """(rotated key, value) of each slot of the FAMs before ``fam`` that tokens still read."""
+
+
+def fam_places(options: Any, border: int, num_fam: int) -> list:
+    """Where FAM's slots stand before the block that begins at ``border`` (B.2.1 and table 7)."""
+    if options.fam_positions == "zero":
+        return [0] * num_fam
+    if options.fam_positions == "fractional":
+        return [border - 1 + (i + 1) / (num_fam + 1) for i in range(num_fam)]
+    return [border - num_fam + i for i in range(num_fam)]
 
 
 def run_block(layer: Layer, inputs: Rows, carried: Carried) -> tuple[Rows, Carried]:
@@ -62,8 +75,11 @@ def run_block(layer: Layer, inputs: Rows, carried: Carried) -> tuple[Rows, Carri
 
     # Tokens: [K_{τ-m..τ-1}; K^F_{τ-1}; K_{τ,<=t}].
     segments = carried.past[max(0, start - options.memory_blocks * options.block_len) :]
-    read_from = start - num_fam - carried.prompt_offset
-    feedback = [(rotate(k, read_from + i, config), v) for i, (_, k, v) in enumerate(fam)]
+    places = fam_places(options, start, num_fam)
+    latest = [
+        (rotate(k, place - carried.prompt_offset, config), v) for place, (_, k, v) in zip(places, fam, strict=True)
+    ]
+    feedback = [pair for one in (*carried.older, latest) for pair in one]
     outputs = []
     for i, row in enumerate(inputs):
         seen = [*segments, *feedback, *(own[: i + 1] if layer.causal else own)]
@@ -75,13 +91,17 @@ def run_block(layer: Layer, inputs: Rows, carried: Carried) -> tuple[Rows, Carri
         return outputs, carried._replace(past=past)
 
     # FAM: [K^F_{τ-1}; K_τ], now at the last positions of this block.
-    here = [(rotate(k, stop - num_fam + i, config), v) for i, (_, k, v) in enumerate(fam)]
+    places = fam_places(options, stop, num_fam)
+    here = [(rotate(k, place, config), v) for place, (_, k, v) in zip(places, fam, strict=True)]
     seen = [*here, *own]
+    # SUM FAM (C.3): queries and residual from the static summary.
+    is_static = options.update == "static"
+    sources = carried.prompt if is_static else carried.fam
     updated = []
-    for i, row in enumerate(carried.fam):
-        q = rotate(fam[i][0], stop - num_fam + i, config)
+    for place, row in zip(places, sources, strict=True):
+        q = rotate(projected(row)[0], place, config)
         mixed = attend(q, [k for k, _ in seen], [v for _, v in seen])
-        residual = torch.zeros_like(row) if carried.is_prompt else row
+        residual = torch.zeros_like(row) if carried.is_prompt and not is_static else row
         new = feed(layer, after(p.under("attend"), residual, linear(p.under("project.out"), mixed), config))
         # Not the paper's: FAM brought back to unit RMS, or a gate on each slot.
         if options.update == "rescaled":
@@ -92,14 +112,15 @@ def run_block(layer: Layer, inputs: Rows, carried: Carried) -> tuple[Rows, Carri
             gate = torch.clamp(score / 6 + 0.5, 0, 1)
             new = (1 - gate) * row + gate * new
         updated.append(new)
-    return outputs, Carried(updated, False, past)
+    older = (*carried.older, latest)[-(options.past_fams - 1) :] if options.past_fams > 1 else ()
+    return outputs, Carried(updated, False, past, carried.prompt, older=older)
 
 
 def carry_prompt(layer: Layer, prompt: Rows) -> Rows:
     """The prompt's own pass through a layer (B.1): slots see one another, both ways, and nothing else."""
     p, config = layer.parameters, layer.config
     slots = [project(p.under("project"), before(p.under("attend"), row, config), config) for row in prompt]
-    places = range(-len(prompt), 0)
+    places = fam_places(layer.options, 0, len(prompt))
     keys = [rotate(k, place, config) for place, (_, k, _) in zip(places, slots, strict=True)]
     values = [v for _, _, v in slots]
     above = []
@@ -123,9 +144,9 @@ def block(
     the first block reads (random position offset).
     """
     prompt = memory or []
-    carried = Carried(prompt, True, [], prompt_offset)
+    carried = Carried(prompt, True, [], prompt, prompt_offset)
     if carried_fam is not None:
-        carried = Carried(list(carried_fam), False, [], prompt_offset)
+        carried = Carried(list(carried_fam), False, [], prompt, prompt_offset)
     outputs = []
     for start in range(0, len(rows), layer.options.block_len):
         out, carried = run_block(layer, rows[start : start + layer.options.block_len], carried)
@@ -146,7 +167,7 @@ def logits_block_by_block(model: Any, tokens: list[int], *, leak: bool = False) 
     stack_of_layers, carried = layers(model), []
     prompt = bottom_prompt(model) or []
     for layer in stack_of_layers:
-        carried.append(Carried(prompt, True, []))
+        carried.append(Carried(prompt, True, [], prompt))
         prompt = carry_prompt(layer, prompt)
 
     outputs: Rows = []
