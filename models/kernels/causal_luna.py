@@ -10,6 +10,7 @@ before each chunk are an exclusive prefix (shift, then cumsum: subtracting after
 future), in float32 or better. Time and memory are linear in T; nothing of size T·M·d is ever built.
 """
 
+import math
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -26,6 +27,11 @@ class LunaSums(NamedTuple):
     """sum_j k_j pi_j^T."""
     pack_value: Float[Tensor, "B H M d"]
     """sum_j pi_j v_j^T."""
+
+
+def omega(x: Tensor) -> Tensor:
+    """log2(1 + 2^x): positive, and 1 at 0 (Luna's authors' code, commit 3e186df)."""
+    return functional.softplus(x, beta=math.log(2.0))
 
 
 def causal_luna(

@@ -31,7 +31,7 @@ def small(name: str, **overrides: Any) -> models.Model:
 
 
 def test_what_there_is() -> None:
-    assert models.available() == ("block_window", "fam", "luna", "transformer")
+    assert models.available() == ("block_window", "fam", "filtered_memory", "luna", "transformer")
     for name in models.available():
         model = small(name)
         assert isinstance(model.options, models.options_class(name))
@@ -50,9 +50,9 @@ def test_what_there_is() -> None:
             "blockwindow",
             {},
             "unknown model 'blockwindow' (did you mean 'block_window'?); "
-            "there are: block_window, fam, luna, transformer",
+            "there are: block_window, fam, filtered_memory, luna, transformer",
         ),
-        ("xyz", {}, "unknown model 'xyz'; there are: block_window, fam, luna, transformer"),
+        ("xyz", {}, "unknown model 'xyz'; there are: block_window, fam, filtered_memory, luna, transformer"),
         # choices
         ("fam", {"ffn": "gatde"}, "backbone.ffn='gatde' (did you mean 'gated'?): choose one of gelu, gated"),
         ("fam", {"norm": "batch"}, "backbone.norm='batch': choose one of layer, rms"),

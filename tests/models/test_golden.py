@@ -22,6 +22,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "transformer": {},
     "block_window": {"block_len": 8},
     "fam": {"block_len": 8, "fam_len": 2},
+    "filtered_memory": {"memory_len": 4, "chunk_len": 8},
     "luna": {"memory_len": 4, "chunk_len": 8},
 }
 TASKS = ("next_token", "classify")

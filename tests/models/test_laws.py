@@ -312,7 +312,7 @@ def test_a_padded_sequence_is_the_sequence_alone(name: str, options: Options, re
         assert_close(padded if "num_classes" in reads else padded[:, :length], alone)
         if name == "fam":
             assert_close(state.layers[-1].fam[index], state_alone.layers[-1].fam[0])
-        if name == "luna" and reads["causal"]:
+        if name in ("luna", "filtered_memory") and reads["causal"]:
             assert_close(state.layers[-1].pack_value[index], state_alone.layers[-1].pack_value[0])
 
 
@@ -509,7 +509,7 @@ def test_number_of_parameters(name: str, options: Options, reads: str, norm: str
     hidden = (2 if ffn == "gated" else 1) * FFN_WIDTH
     feed_forward = norm_size + hidden * (WIDTH + 1) + WIDTH * (FFN_WIDTH + 1)
     layers = depth * (CASES[name].num_parameters(options, causal, norm) + feed_forward)
-    num_slots = options.get("memory_len", 0) + options.get("fam_len", 0)
+    num_slots = models.variant(name).memory_len(model.options)
     below = WIDTH * (VOCAB_SIZE + (max_len + is_cls) + is_cls + num_slots)
     features = WIDTH * {"concat": 2, "interaction": 4}.get(reads, 1)
     head = WIDTH * VOCAB_SIZE if causal else FFN_WIDTH * (features + 1) + num_classes * (FFN_WIDTH + 1)

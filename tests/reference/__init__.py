@@ -7,12 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
-from tests.reference import backbone, block_window, fam, luna, transformer
+from tests.reference import backbone, block_window, fam, filtered_memory, luna, transformer
 from tests.reference.backbone import Block, Outcome
 
 BLOCKS: dict[str, Block] = {
     "block_window": block_window.block,
     "fam": fam.block,
+    "filtered_memory": filtered_memory.block,
     "luna": luna.block,
     "transformer": transformer.block,
 }
