@@ -40,6 +40,7 @@ Choices
   wherever they had any.
 * Padding. Theirs can win a maximum, or stays in the softmax as a zero. Here it does not exist (``kernels/filters.py``),
   and a filtered position is real when its window starts at a real token: with padding on the right, when it holds one.
+* A stride above k is refused: the tokens between two windows would reach nobody.
 * Their unpacking has no scale because an argument slipped (the flag for it is dead); ``unpack_scale=none`` is that.
 * ``sharing=qk`` is their script of May 2023. ``none`` is their non-simplified block, where a slip shares nothing.
 
@@ -83,7 +84,7 @@ class FilteredMemoryOptions:
     kernel: int = 4
     """k, tokens in a window; 1 with ``filter=none``, and only there."""
     stride: int = 1
-    """Tokens between the starts of two windows; 1 in the causal form."""
+    """Tokens from the start of one window to that of the next, at most k; 1 in the causal form."""
     value_projection: bool = False
     """Project values; otherwise the input itself is cut into heads."""
     pack_temperature: str = "learn"

@@ -95,7 +95,7 @@ def _refuses_filtered(options: Options) -> bool:
         return (options["kernel"] == 1) != is_off or options["stride"] > 1 or options["sharing"] == "qk"
     return (
         (options["kernel"] == 1) != is_off
-        or (is_off and options["stride"] > 1)
+        or options["stride"] > options["kernel"]
         or options["positions"] in ("rope", "both")
     )
 
@@ -175,7 +175,7 @@ CASES: dict[str, Case] = {
             "memory_len": (1, 3),
             "filter": ("conv", "max_pool", "none"),
             "kernel": (1, 3, 4),
-            "stride": (1, 2, 5),
+            "stride": (1, 2, 3),
             "value_projection": (False, True),
             "pack_temperature": ("unit", "sqrt", "learn"),
             "unpack_scale": ("none", "sqrt"),

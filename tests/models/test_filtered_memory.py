@@ -215,11 +215,11 @@ def assert_same_function(luna: models.Model, ours: models.Model, tokens: Tensor,
 
 # ---- windows
 
-SHAPES = [(4, 1), (4, 2), (4, 4), (3, 1), (2, 5), (5, 3)]
+SHAPES = [(4, 1), (4, 2), (4, 4), (3, 1), (5, 3)]
 
 
 @pytest.mark.parametrize("num_tokens", [1, 3, 4, 8, 21])
-@pytest.mark.parametrize(("size", "stride"), SHAPES)
+@pytest.mark.parametrize(("size", "stride"), [*SHAPES, (2, 5)])
 def test_windows_are_theirs_wherever_they_had_any(size: int, stride: int, num_tokens: int) -> None:
     """``conv1d`` and ``max_pool1d`` as their code calls them, beside ours: the same first windows, and a rest."""
     generator = torch.Generator().manual_seed(0)
@@ -241,7 +241,7 @@ def test_windows_are_theirs_wherever_they_had_any(size: int, stride: int, num_to
     if num_tokens >= size:
         theirs = functional.max_pool1d(channels, size, stride).unflatten(1, (NUM_HEADS, 3)).transpose(2, 3)
         assert torch.equal(pooled[:, :, : theirs.shape[2]], theirs)
-        assert num_windows - theirs.shape[2] <= size - 1
+        assert num_windows - theirs.shape[2] <= max(1, size - 1)
 
 
 @pytest.mark.parametrize("name", ["conv", "max_pool"])
@@ -360,6 +360,10 @@ def test_reading_both_ways_runs_in_half_precision(options: Options) -> None:
         (
             {"filter": "none", "kernel": 1, "stride": 2},
             "model.stride=2 has no effect with model.filter=none: set it to 1",
+        ),
+        (
+            {"stride": 5},
+            "model.stride=5: tokens between windows of model.kernel=4 would never be packed; use at most 4",
         ),
         ({"kernel": 1}, "model.kernel=1: a window of one token filters nothing; use 2 or more, or model.filter=none"),
         (
