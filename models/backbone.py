@@ -63,7 +63,7 @@ class Model(nn.Module):
             raise ValueError(
                 f"backbone.pooling=cls: CLS stands in front, and {reader} never shows it the whole sequence; use mean"
             )
-        if self.pooling == "memory" and self.learned_memory is None:
+        if self.pooling == "memory" and not block.has_memory(options):
             raise ValueError(f"backbone.pooling=memory: {self.variant} has no memory to pool; use mean or cls")
         self._initialise()
 

@@ -125,6 +125,11 @@ class MemoryBlock(nn.Module):
         """Number of learned slots that the backbone sends in at the bottom of the stream; 0 for none."""
         return 0
 
+    @classmethod
+    def has_memory(cls, options: Any) -> bool:
+        """Whether :meth:`memory` has rows that a classifier may pool."""
+        return cls.memory_len(options) > 0
+
     def init_state(self, batch_size: int) -> Any:
         """The state before the first token: a NamedTuple of tensors (and the plain counters beside them)."""
         raise NotImplementedError

@@ -26,6 +26,13 @@ Causal (section 3.3). Nothing is packed across positions, as that would show the
 
 ``tied`` makes K = V inside each attention (5 D^2 weights instead of 7 D^2); it does not tie pack and unpack.
 
+Two readings. The defaults are the authors': pack and unpack have projections of their own, and Y_P is never projected.
+``shared`` is the reading of ConvLuna's authors (arXiv 2404.00798, vladyorsh/lra_efficient_transformers at ede87b9,
+LunaBlock), whose baseline packs and unpacks with *one* attention module (4 D^2), so that Y_P passes its output
+projection as well. The causal form packs no Y_P: there ``shared`` shares queries and keys.
+``fresh_memory``: each layer starts from a learned P of its own instead of the layer below's P' (an ablation that the
+paper is said to hold; its numbers were not found).
+
 Deviations
 * Post-norm is the paper's; pre-norm hands the normed streams to the attentions and norms both at the end.
 * Shared with all variants here, not the authors': initialisation (theirs: Xavier with gain 1/sqrt(2) for each D x D
@@ -47,7 +54,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.block import BackboneConfig, MemoryBlock, Stream, register
-from models.kernels.causal_luna import LunaSums, causal_luna
+from models.kernels.causal_luna import LunaSums, causal_luna, omega
 from models.kernels.softmax import attention, visible
 from models.layers import FeedForward, Residual, make_norm, merge_heads, rotate, rotation, split_heads
 
@@ -60,6 +67,10 @@ class LunaOptions:
     """M, the number of memory slots (the paper's l: 16, 128, 256)."""
     tied: bool = False
     """Share keys and values inside each attention (the paper's LRA runs: untied)."""
+    shared: bool = False
+    """Pack and unpack with one attention, output projection included (ConvLuna's authors; Luna's authors: two)."""
+    fresh_memory: bool = False
+    """Each layer starts from a learned P of its own instead of the layer below's P' (causal: instead of one P)."""
     chunk_len: int = 64
     """Tokens per chunk of the causal form: speed only."""
 
@@ -91,22 +102,31 @@ class LunaBlock(MemoryBlock):
             )
         width, copies = config.width, 1 if options.tied else 2
         self.pack_query = nn.Linear(width, width)
-        self.query = nn.Linear(width, width)
-        if causal:
-            self.pack_context = nn.Linear(width, width)
-        else:
+        self.query = self.pack_query if options.shared else nn.Linear(width, width)
+        if not causal:
             self.pack_context = nn.Linear(width, copies * width)
             self.memory_norm = make_norm(config)
-        self.unpack_context = nn.Linear(width, copies * width)
+        elif not options.shared:
+            self.pack_context = nn.Linear(width, width)
+        one = options.shared and not causal
+        self.unpack_context = self.pack_context if one else nn.Linear(width, copies * width)
         self.out = nn.Linear(width, width)
         self.attend = Residual(config)
         self.feed = Residual(config)
         self.ffn = FeedForward(config)
+        self.own_memory = nn.Parameter(torch.empty(options.memory_len, width)) if options.fresh_memory else None
+        if self.own_memory is not None:
+            nn.init.normal_(self.own_memory, std=width**-0.5)
 
     @classmethod
     def memory_len(cls, options: LunaOptions) -> int:
-        """M."""
-        return options.memory_len
+        """M, unless each layer has a P of its own."""
+        return 0 if options.fresh_memory else options.memory_len
+
+    @classmethod
+    def has_memory(cls, options: LunaOptions) -> bool:
+        """Always, whoever learns P."""
+        return True
 
     def init_state(self, batch_size: int) -> LunaState:
         """No token yet."""
@@ -123,6 +143,8 @@ class LunaBlock(MemoryBlock):
     ) -> tuple[Stream, LunaState]:
         """See :meth:`MemoryBlock.forward`."""
         x, memory = stream
+        if self.own_memory is not None:
+            memory = self.attend.dropout(self.own_memory)[None]
         assert memory is not None
         state = state or self.init_state(x.shape[0])
         h = self.attend.before(x)
@@ -146,6 +168,8 @@ class LunaBlock(MemoryBlock):
         key_mask = None if mask is None else visible(mask)
         keys, values = self._keys_and_values(self.pack_context(context))
         packed = merge_heads(attention(pack_query, keys, values, mask=key_mask, dropout=dropout))
+        if self.options.shared:
+            packed = self.out(packed)
         keys, values = self._keys_and_values(self.unpack_context(packed))
         y = attention(self._heads(self.query(context)), keys, values, dropout=dropout)
         memory = memory + self.attend.dropout(packed)
@@ -159,14 +183,15 @@ class LunaBlock(MemoryBlock):
         assert state.pack_value is not None
         scale = 1.0 / math.sqrt(self.config.head_width)
         num_tokens = context.shape[1]
+        k, v = self._keys_and_values(self.unpack_context(context))
+        pack_keys = k if self.options.shared else self._heads(self.pack_context(context))
         pack_query = self._heads(self.pack_query(memory)) * scale
-        pack = omega(self._heads(self.pack_context(context)) @ pack_query.transpose(-1, -2))  # [B, H, T, M]
+        pack = omega(pack_keys @ pack_query.transpose(-1, -2))  # [B, H, T, M]
         if mask is not None:
             pack = pack * mask[:, None, :, None]
         if self.training and self.config.attention_dropout:
             pack = functional.dropout(pack, self.config.attention_dropout)
         q = self._heads(self.query(context)) * scale
-        k, v = self._keys_and_values(self.unpack_context(context))
         if self.config.rotary:
             places = torch.arange(state.position, state.position + num_tokens, device=context.device)
             angles = rotation(places, self.config, context)
@@ -209,8 +234,3 @@ class LunaBlock(MemoryBlock):
     def state_size(self, seq_len: int) -> int:
         """2·M·D, whatever the length (causal); nothing travels along time otherwise."""
         return 2 * self.options.memory_len * self.config.width if self.causal else 0
-
-
-def omega(x: Tensor) -> Tensor:
-    """log2(1 + 2^x): positive, and 1 at 0 (authors' code, commit 3e186df)."""
-    return functional.softplus(x, beta=math.log(2.0))

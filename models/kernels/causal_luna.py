@@ -11,6 +11,7 @@ afterwards would leak roundings of the future), in float32 or better. Time and m
 T·M·d is ever built.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -30,6 +31,11 @@ class LunaSums(NamedTuple):
     """sum_j k_j pi_j^T."""
     pack_value: Float[Tensor, "B H M d"]
     """sum_j pi_j v_j^T."""
+
+
+def omega(x: Tensor) -> Tensor:
+    """log2(1 + 2^x): positive, and 1 at 0 (Luna's authors' code, commit 3e186df)."""
+    return functional.softplus(x, beta=math.log(2.0))
 
 
 def causal_luna(

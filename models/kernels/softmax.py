@@ -19,9 +19,13 @@ def attention(
     *,
     mask: Tensor | None = None,
     dropout: float = 0.0,
+    scale: float | None = None,
 ) -> Float[Tensor, "B H Q d"]:
-    """softmax(q k^T / sqrt(d) + mask) v, fused. ``mask`` is boolean (True = visible) or additive, and broadcasts."""
-    return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+    """softmax(scale q k^T + mask) v, fused.
+
+    ``mask`` is boolean (True = visible) or additive, and broadcasts. ``scale`` is 1/sqrt(d) unless given.
+    """
+    return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
 
 
 def visible(key_mask: Bool[Tensor, "B K"]) -> Bool[Tensor, "B 1 1 K"]:

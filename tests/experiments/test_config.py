@@ -207,3 +207,22 @@ def test_results_folder_is_the_setting_then_the_environment_then_beside_the_code
     assert StoreConfig().runs == tmp_path / "environment" / "runs"
     monkeypatch.delenv("MEMATTN_RESULTS")
     assert StoreConfig().runs == CONF.parent / "results" / "runs"
+
+
+def test_each_step_from_luna_to_filtered_memory_changes_one_thing() -> None:
+    """Four presets, each with one of ConvLuna's four changes and Luna's setting of the other three."""
+
+    def options(model: str) -> dict[str, Any]:
+        return {key: value for key, value in composed(f"model={model}")["model"].items() if key != "variant"}
+
+    all_four = options("filtered_memory")
+    luna = {"filter": "none", "kernel": 1, "value_projection": True, "pack_temperature": "sqrt", "unpack_scale": "sqrt"}
+    changes: dict[str, tuple[str, ...]] = {
+        "luna_filter": ("filter", "kernel"),
+        "luna_no_value": ("value_projection",),
+        "luna_pack_temperature": ("pack_temperature",),
+        "luna_unpack_unscaled": ("unpack_scale",),
+    }
+    assert sorted(key for keys in changes.values() for key in keys) == sorted(luna)
+    for model, keys in changes.items():
+        assert options(model) == all_four | luna | {key: all_four[key] for key in keys}, model

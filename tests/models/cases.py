@@ -91,7 +91,32 @@ def _luna(options: Options, causal: bool, norm: str) -> int:
     """5 D² tied and 7 D² untied (arXiv 2106.01540); the causal form packs with one matrix."""
     copies = 1 if options["tied"] else 2
     pack = 1 if causal else copies
-    return (_norm(norm) if causal else 2 * _norm(norm)) + (3 + pack + copies) * _linear(WIDTH, WIDTH)
+    matrices = 2 + copies if options.get("shared") else 3 + pack + copies
+    own_memory = options["memory_len"] * WIDTH if options.get("fresh_memory") else 0
+    return (_norm(norm) if causal else 2 * _norm(norm)) + matrices * _linear(WIDTH, WIDTH) + own_memory
+
+
+def _filtered(options: Options, causal: bool, norm: str) -> int:
+    """Queries, keys, perhaps values, outputs, once or twice; a kernel per head; a temperature."""
+    settings = {"filter": "conv", "kernel": 4, "pack_temperature": "learn", "sharing": "full"} | options
+    values = 1 if settings.get("value_projection") else 0
+    query_key = 4 if settings["sharing"] == "none" else 2
+    value_out = 1 + values if causal or settings["sharing"] == "full" else 2 * (1 + values)
+    kernel = NUM_HEADS * settings["kernel"] if settings["filter"] == "conv" else 0
+    own = kernel + (settings["pack_temperature"] == "learn")
+    return (_norm(norm) if causal else 2 * _norm(norm)) + (query_key + value_out) * _linear(WIDTH, WIDTH) + own
+
+
+def _refuses_filtered(options: Options) -> bool:
+    options = {"stride": 1, "sharing": "full"} | options
+    is_off = options["filter"] == "none"
+    if options["causal"]:
+        return (options["kernel"] == 1) != is_off or options["stride"] > 1 or options["sharing"] == "qk"
+    return (
+        (options["kernel"] == 1) != is_off
+        or options["stride"] > options["kernel"]
+        or options["positions"] in ("rope", "both")
+    )
 
 
 def _cached(options: Options, num_tokens: int) -> int:
@@ -179,13 +204,54 @@ CASES: dict[str, Case] = {
     ),
     "luna": Case(
         options={"memory_len": 3, "tied": False, "chunk_len": 4},
-        others=({"memory_len": 5, "tied": True, "chunk_len": 3},),
-        axes={"memory_len": (1, 3, 6), "tied": (False, True), "chunk_len": (1, 3, 64)},
+        others=(
+            {"memory_len": 5, "tied": True, "chunk_len": 3},
+            {"memory_len": 3, "tied": False, "shared": True, "fresh_memory": True, "chunk_len": 4},
+        ),
+        axes={
+            "memory_len": (1, 3, 6),
+            "tied": (False, True),
+            "shared": (False, True),
+            "fresh_memory": (False, True),
+            "chunk_len": (1, 3, 64),
+        },
         regroup=({"chunk_len": 1}, {"chunk_len": 5}, {"chunk_len": 1000}),
         refuses=lambda options: not options["causal"] and options["positions"] in ("rope", "both"),
         num_parameters=_luna,
         state_size=lambda options, num_tokens: 2 * options["memory_len"] * WIDTH,
         reach=(({"memory_len": 3, "chunk_len": 4}, lambda depth: math.inf),),
+        both_ways={"positions": "learned"},
+    ),
+    "filtered_memory": Case(
+        options={"memory_len": 3, "filter": "conv", "kernel": 4, "stride": 1, "chunk_len": 4},
+        others=(
+            {"memory_len": 5, "filter": "max_pool", "kernel": 3, "sharing": "none", "chunk_len": 3},
+            {"memory_len": 2, "filter": "none", "kernel": 1, "value_projection": True, "pack_temperature": "sqrt"},
+            {"memory_len": 1, "filter": "conv", "kernel": 9, "unpack_scale": "sqrt", "pack_temperature": "unit"},
+        ),
+        axes={
+            "memory_len": (1, 3),
+            "filter": ("conv", "max_pool", "none"),
+            "kernel": (1, 3, 4),
+            "stride": (1, 2, 3),
+            "value_projection": (False, True),
+            "pack_temperature": ("unit", "sqrt", "learn"),
+            "unpack_scale": ("none", "sqrt"),
+            "sharing": ("full", "qk", "none"),
+            "chunk_len": (1, 3, 64),
+        },
+        regroup=({"chunk_len": 1}, {"chunk_len": 5}, {"chunk_len": 1000}),
+        refuses=lambda options: _refuses_filtered(
+            {"filter": "conv", "kernel": 4, "stride": 1, "sharing": ""} | options
+        ),
+        num_parameters=_filtered,
+        state_size=lambda options, num_tokens: (
+            (2 * options["memory_len"] + min(num_tokens, options["kernel"] - 1)) * WIDTH
+        ),
+        reach=(
+            ({"memory_len": 3, "filter": "conv", "kernel": 4, "chunk_len": 4}, lambda depth: math.inf),
+            ({"memory_len": 3, "filter": "max_pool", "kernel": 2, "chunk_len": 4}, lambda depth: math.inf),
+        ),
         both_ways={"positions": "learned"},
     ),
     "fam": Case(

@@ -31,7 +31,16 @@ def small(name: str, **overrides: Any) -> models.Model:
 
 
 def test_what_there_is() -> None:
-    assert models.available() == ("block_window", "fam", "feedback_memory", "infini", "linear", "luna", "transformer")
+    assert models.available() == (
+        "block_window",
+        "fam",
+        "feedback_memory",
+        "filtered_memory",
+        "infini",
+        "linear",
+        "luna",
+        "transformer",
+    )
     for name in models.available():
         model = small(name)
         assert isinstance(model.options, models.options_class(name))

@@ -23,6 +23,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "block_window": {"block_len": 8},
     "fam": {"block_len": 8, "fam_len": 2},
     "feedback_memory": {"block_len": 8},
+    "filtered_memory": {"memory_len": 4, "chunk_len": 8},
     "infini": {"block_len": 8},
     "linear": {"chunk_len": 8},
     "luna": {"memory_len": 4, "chunk_len": 8},

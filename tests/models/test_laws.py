@@ -532,7 +532,7 @@ def test_number_of_parameters(name: str, options: Options, reads: str, norm: str
     hidden = (2 if ffn == "gated" else 1) * FFN_WIDTH
     feed_forward = norm_size + hidden * (WIDTH + 1) + WIDTH * (FFN_WIDTH + 1)
     layers = depth * (CASES[name].num_parameters(options, causal, norm) + feed_forward)
-    num_slots = options.get("memory_len", 0) + options.get("fam_len", 0)
+    num_slots = models.variant(name).memory_len(model.options)
     below = WIDTH * (VOCAB_SIZE + (max_len + is_cls) + is_cls + num_slots)
     features = WIDTH * {"concat": 2, "interaction": 4}.get(reads, 1)
     head = WIDTH * VOCAB_SIZE if causal else FFN_WIDTH * (features + 1) + num_classes * (FFN_WIDTH + 1)

@@ -7,13 +7,24 @@ from typing import Any
 
 from torch import Tensor
 
-from tests.reference import backbone, block_window, fam, feedback_memory, infini, linear, luna, transformer
+from tests.reference import (
+    backbone,
+    block_window,
+    fam,
+    feedback_memory,
+    filtered_memory,
+    infini,
+    linear,
+    luna,
+    transformer,
+)
 from tests.reference.backbone import Block, Outcome
 
 BLOCKS: dict[str, Block] = {
     "block_window": block_window.block,
     "fam": fam.block,
     "feedback_memory": feedback_memory.block,
+    "filtered_memory": filtered_memory.block,
     "infini": infini.block,
     "linear": linear.block,
     "luna": luna.block,

@@ -29,7 +29,9 @@ from tests.reference.backbone import (
 
 
 def block(layer: Layer, rows: Rows, memory: Rows | None) -> LayerOutcome:
-    """One layer."""
+    """One layer. Parameters that two projections share go by the name of the first."""
+    if layer.options.fresh_memory:
+        memory = list(layer.parameters["own_memory"])
     assert memory is not None
     return _causal(layer, rows, memory) if layer.causal else _bidirectional(layer, rows, memory)
 
@@ -52,10 +54,16 @@ def _bidirectional(layer: Layer, rows: Rows, memory: Rows) -> LayerOutcome:
         q = linear(p.under("pack_query"), normalise(p.under("memory_norm"), slot, config) if is_pre else slot)
         packed.append(attend(heads(q, config), [k for k, _ in pairs], [v for _, v in pairs]))
 
-    pairs = [keys_and_values(p.under("unpack_context"), y, layer) for y in packed]
+    shared = layer.options.shared
+    if shared:
+        packed = [linear(p.under("out"), y) for y in packed]
+    unpack_context, query = (
+        (p.under("pack_context"), p.under("pack_query")) if shared else (p.under("unpack_context"), p.under("query"))
+    )
+    pairs = [keys_and_values(unpack_context, y, layer) for y in packed]
     outputs = []
     for row, c in zip(rows, context, strict=True):
-        y = attend(heads(linear(p.under("query"), c), config), [k for k, _ in pairs], [v for _, v in pairs])
+        y = attend(heads(linear(query, c), config), [k for k, _ in pairs], [v for _, v in pairs])
         outputs.append(feed(layer, after(p.under("attend"), row, linear(p.under("out"), y), config)))
 
     above = [slot + y for slot, y in zip(memory, packed, strict=True)]
@@ -80,9 +88,11 @@ def _causal(layer: Layer, rows: Rows, memory: Rows) -> LayerOutcome:
     outputs = []
     for place, row in enumerate(rows):
         c, t = before(p.under("attend"), row, config), place + 1
-        c_pack = heads(linear(p.under("pack_context"), c), config)
         k, v = keys_and_values(p.under("unpack_context"), c, layer)
-        q = rotate(heads(linear(p.under("query"), c), config) * scale, place, config)
+        shared = layer.options.shared
+        c_pack = k if shared else heads(linear(p.under("pack_context"), c), config)
+        q = heads(linear(p.under("pack_query" if shared else "query"), c), config)
+        q = rotate(q * scale, place, config)
         k = rotate(k, place, config)
         y = []
         for h in head_range:
