@@ -102,6 +102,10 @@ class Rotation(NamedTuple):
     cos: Float[Tensor, "*B T half"]
     sin: Float[Tensor, "*B T half"]
 
+    def rows(self, start: int, stop: int) -> "Rotation":
+        """The rotation of the positions ``start:stop`` of this run."""
+        return Rotation(self.cos[..., start:stop, :], self.sin[..., start:stop, :])
+
 
 def rotation(positions: Int[Tensor, "*B T"] | Float[Tensor, "*B T"], config: BackboneConfig, like: Tensor) -> Rotation:
     """RoPE's angles (arXiv 2104.09864, eq. 14) for absolute positions, on the device of ``like`` and as precise.
