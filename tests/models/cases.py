@@ -98,7 +98,7 @@ def _luna(options: Options, causal: bool, norm: str) -> int:
 
 def _filtered(options: Options, causal: bool, norm: str) -> int:
     """Queries, keys, perhaps values, outputs, once or twice; a kernel per head; a temperature."""
-    settings = {"filter": "conv", "kernel": 4, "pack_temperature": "learn", "sharing": "full"} | options
+    settings: Options = {"filter": "conv", "kernel": 4, "pack_temperature": "learn", "sharing": "full"} | options
     values = 1 if settings.get("value_projection") else 0
     query_key = 4 if settings["sharing"] == "none" else 2
     value_out = 1 + values if causal or settings["sharing"] == "full" else 2 * (1 + values)
@@ -108,7 +108,8 @@ def _filtered(options: Options, causal: bool, norm: str) -> int:
 
 
 def _refuses_filtered(options: Options) -> bool:
-    options = {"stride": 1, "sharing": "full"} | options
+    defaults: Options = {"stride": 1, "sharing": "full"}
+    options = defaults | options
     is_off = options["filter"] == "none"
     if options["causal"]:
         return (options["kernel"] == 1) != is_off or options["stride"] > 1 or options["sharing"] == "qk"
