@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from models.feedback_memory import FeedbackMemoryBlock
 from tests.models.cases import SEGMENT, Options, build, distinct_tokens, random_tokens, token_gradients, top_rows
 
 FM: Options = {"block_len": SEGMENT, "memory_blocks": 1}
@@ -27,6 +28,7 @@ def test_memory_is_made_from_the_outputs_of_the_block_before() -> None:
     _, state = model(tokens)
     handle.remove()
     block = model.blocks[0]
+    assert isinstance(block, FeedbackMemoryBlock)
     keys, values = block.project.keys_and_values(block.attend.before(outputs[0]))
     torch.testing.assert_close(state.layers[0].keys, keys)
     torch.testing.assert_close(state.layers[0].values, values)

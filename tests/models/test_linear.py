@@ -1,7 +1,6 @@
 """What the papers say of linear attention (arXiv 2006.16236, 2211.04076, 2104.09864 section 3.3), fact by fact."""
 
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -199,7 +198,8 @@ def test_kernels_equal_the_loop(data: st.DataObject) -> None:
 
 def test_long_sums_in_single_precision_stay_exact() -> None:
     """Sums over chunks, and chunks over the sequence: no chain of T roundings."""
-    arguments: list[Any] = [random(1, 1, 8192, 4, seed=seed).exp() for seed in range(3)]
-    exact, _ = causal_linear(*arguments, torch.zeros(1, 1, 4, 4, dtype=torch.float64))
-    rounded, _ = causal_linear(*(x.float() for x in arguments), torch.zeros(1, 1, 4, 4))
+    q, k, v = (random(1, 1, 8192, 4, seed=seed).exp() for seed in range(3))
+    start = torch.zeros(1, 1, 4, 4)
+    exact, _ = causal_linear(q, k, v, start.double())
+    rounded, _ = causal_linear(q.float(), k.float(), v.float(), start)
     assert ((rounded.double() - exact) / exact).abs().max() < 1e-5
