@@ -32,6 +32,11 @@ def blocks(model: models.Model) -> list[FilteredMemoryBlock]:
     return [block for block in model.blocks if isinstance(block, FilteredMemoryBlock)]
 
 
+def learned(model: models.Model) -> Tensor:
+    assert model.learned_memory is not None
+    return model.learned_memory
+
+
 def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-12) -> bool:
     return actual.shape == expected.shape and bool((actual - expected).abs().max() <= tolerance)
 
@@ -143,6 +148,7 @@ def test_without_value_projection_the_input_is_cut_into_heads(direction: Options
     with_weights_of(plain, projected)
     with torch.no_grad():
         for block in blocks(projected):
+            assert isinstance(block.value, torch.nn.Linear)
             block.value.weight.copy_(torch.eye(WIDTH))
             block.value.bias.zero_()
     tokens = random_tokens(2, 9)
@@ -206,7 +212,7 @@ def assert_same_function(luna: models.Model, ours: models.Model, tokens: Tensor,
                 assert close(our_layer.key_pack, layer.key_pack, 1e-13)
                 assert close(our_layer.pack_value, layer.pack_value, 1e-13)
         gradients = [
-            torch.autograd.grad(out.square().sum(), [model.embedding.weight, model.learned_memory])
+            torch.autograd.grad(out.square().sum(), [model.embedding.weight, learned(model)])
             for model, out in ((luna, logits), (ours, our_logits))
         ]
         for expected, actual in zip(*gradients, strict=True):
@@ -385,5 +391,6 @@ def test_reading_both_ways_runs_in_half_precision(options: Options) -> None:
 )
 def test_a_mistake_gets_one_clear_line(options: Options, text: str) -> None:
     with pytest.raises(ValueError) as error:  # noqa: PT011 - the whole text is compared
-        models.build_model("filtered_memory", **({"vocab_size": 9, "max_len": 9, "causal": True} | options))
+        settings: Options = {"vocab_size": 9, "max_len": 9, "causal": True}
+        models.build_model("filtered_memory", **(settings | options))
     assert str(error.value) == text
