@@ -390,7 +390,7 @@ def test_reading_both_ways_runs_in_half_precision(options: Options) -> None:
     ],
 )
 def test_a_mistake_gets_one_clear_line(options: Options, text: str) -> None:
+    settings: Options = {"vocab_size": 9, "max_len": 9, "causal": True}
     with pytest.raises(ValueError) as error:  # noqa: PT011 - the whole text is compared
-        settings: Options = {"vocab_size": 9, "max_len": 9, "causal": True}
         models.build_model("filtered_memory", **(settings | options))
     assert str(error.value) == text
