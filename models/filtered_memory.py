@@ -314,6 +314,11 @@ def _check(config: BackboneConfig, options: FilteredMemoryOptions, causal: bool)
             f"model.stride={options.stride}: causal filtered_memory would hide the last tokens until a window is full; "
             "use model.stride=1"
         )
+    if options.stride > options.kernel:
+        raise ValueError(
+            f"model.stride={options.stride}: tokens between windows of model.kernel={options.kernel} would never be packed; "
+            f"use at most {options.kernel}"
+        )
     if causal and options.sharing == "qk":
         raise ValueError(
             "model.sharing=qk: causal filtered_memory has one value and one output projection, so this is full; "

@@ -18,6 +18,7 @@ from tests.models.cases import CASES, SEGMENT, build, random_tokens
 
 for name in sys.argv[1:]:
     for setting in ({"causal": True}, {"causal": False, "num_classes": 3}):
+        torch.compiler.reset()  # all variants share the backbone's code, and it is compiled for a few of them only
         model = build(name, depth=1, **setting, **CASES[name].options)
         tokens = random_tokens(2, SEGMENT + 1)
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
