@@ -316,8 +316,8 @@ def _check(config: BackboneConfig, options: FilteredMemoryOptions, causal: bool)
         )
     if options.stride > options.kernel:
         raise ValueError(
-            f"model.stride={options.stride}: tokens between windows of model.kernel={options.kernel} would never be packed; "
-            f"use at most {options.kernel}"
+            f"model.stride={options.stride}: tokens between windows of model.kernel={options.kernel} would never be "
+            f"packed; use at most {options.kernel}"
         )
     if causal and options.sharing == "qk":
         raise ValueError(

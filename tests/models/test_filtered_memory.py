@@ -368,7 +368,7 @@ def test_reading_both_ways_runs_in_half_precision(options: Options) -> None:
             "model.stride=2 has no effect with model.filter=none: set it to 1",
         ),
         (
-            {"stride": 5, "causal": False, "num_classes": 3},
+            {"stride": 5, "causal": False, "num_classes": 3, "positions": "learned"},
             "model.stride=5: tokens between windows of model.kernel=4 would never be packed; use at most 4",
         ),
         ({"kernel": 1}, "model.kernel=1: a window of one token filters nothing; use 2 or more, or model.filter=none"),
