@@ -44,6 +44,10 @@ class Case:
     """(options, depth -> how many tokens back the first token of a block receives gradient from)."""
     both_ways: Options | None = None
     """Backbone settings that ``causal=False`` needs."""
+    stack_parameters: Callable[[Options], int] = lambda options: 0
+    """Closed form of what belongs to the stack as a whole, but for the learned memory."""
+    stack_state_size: Callable[[Options, int], int] = lambda options, num_tokens: 0
+    """Closed form of a causal stack's own: (options, tokens) -> numbers carried."""
 
 
 def _norm(norm: str) -> int:
@@ -79,6 +83,19 @@ def _cached(options: Options, num_tokens: int) -> int:
     """Keys and values of up to m whole blocks and of the open one."""
     whole, num_open = divmod(num_tokens, SEGMENT)
     return 2 * WIDTH * (min(whole, options["memory_blocks"]) * SEGMENT + num_open)
+
+
+def _segment_cache(options: Options, num_tokens: int) -> int:
+    """Keys and values of the open segment, and of the memory tokens in front of it."""
+    whole, num_open = divmod(num_tokens, SEGMENT)
+    num_read = options["memory_len"] * (1 + whole if options.get("accumulate") else 1)
+    return 2 * WIDTH * (num_read + num_open) if num_open else 0
+
+
+def _carried_slots(options: Options, num_tokens: int) -> int:
+    """One memory, or those of all segments behind the first."""
+    num_memories = 1 + num_tokens // SEGMENT if options.get("accumulate") else 1
+    return options["memory_len"] * WIDTH * num_memories if options["carry"] else 0
 
 
 def _window_reach(memory_blocks: int) -> Callable[[int], float]:
@@ -129,6 +146,43 @@ CASES: dict[str, Case] = {
         state_size=lambda options, num_tokens: 2 * options["memory_len"] * WIDTH,
         reach=(({"memory_len": 3, "chunk_len": 4}, lambda depth: math.inf),),
         both_ways={"positions": "learned"},
+    ),
+    "mat": Case(
+        options={"block_len": SEGMENT, "memory_len": 2, "carry": True},
+        others=(
+            {"block_len": SEGMENT, "memory_len": 3, "carry": False},
+            {"block_len": SEGMENT, "memory_len": 0, "carry": False},
+            {"block_len": SEGMENT, "memory_len": SEGMENT + 1, "carry": True, "bptt_segments": 2, "replay": True},
+            {"block_len": SEGMENT, "memory_len": 2, "carry": True, "accumulate": True},
+        ),
+        axes={
+            "block_len": (SEGMENT,),
+            "memory_len": (0, 1, 2, SEGMENT + 1),
+            "carry": (True, False),
+            "accumulate": (False, True),
+            "bptt_segments": (None, 1, 2),
+        },
+        regroup=({"replay": True}, {"replay": False}),
+        refuses=lambda options: (
+            options["reads"] == "cls"
+            or (not options["memory_len"] and (options["carry"] or options["reads"] == "memory"))
+            or (
+                not options["carry"]
+                and bool(options.get("accumulate") or options.get("bptt_segments") or options["reads"] == "memory")
+            )
+        ),
+        num_parameters=_attention,
+        state_size=_segment_cache,
+        stack_state_size=_carried_slots,
+        reach=(
+            ({"block_len": SEGMENT, "memory_len": 2, "carry": True}, lambda depth: math.inf),
+            ({"block_len": SEGMENT, "memory_len": 1, "carry": True, "accumulate": True}, lambda depth: math.inf),
+            ({"block_len": SEGMENT, "memory_len": 2, "carry": False}, lambda depth: 0),
+            ({"block_len": SEGMENT, "memory_len": 2, "carry": True, "bptt_segments": 1}, lambda depth: 0),
+            # Of eight segments, the last two are connected; of windows of four, the last four.
+            ({"block_len": SEGMENT, "memory_len": 2, "carry": True, "bptt_segments": 2}, lambda depth: SEGMENT),
+            ({"block_len": SEGMENT, "memory_len": 2, "carry": True, "bptt_segments": 4}, lambda depth: 3 * SEGMENT),
+        ),
     ),
     "fam": Case(
         options={"block_len": SEGMENT, "fam_len": 2, "memory_blocks": 0},

@@ -23,6 +23,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "block_window": {"block_len": 8},
     "fam": {"block_len": 8, "fam_len": 2},
     "luna": {"memory_len": 4, "chunk_len": 8},
+    "mat": {"block_len": 8, "memory_len": 2, "carry": True},
 }
 TASKS = ("next_token", "classify")
 

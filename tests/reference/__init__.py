@@ -1,19 +1,21 @@
 """Naive loops that define each variant: the fast forms equal them in outputs, states and gradients.
 
-A variant joins with one file that holds ``block(layer, rows, memory) -> LayerOutcome`` and one line here.
+A variant joins with one file that holds ``block(layer, rows, memory) -> LayerOutcome`` and one line here; one whose
+memory returns from the top of the stack, with a ``SegmentWalk``.
 """
 
 from typing import Any
 
 from torch import Tensor
 
-from tests.reference import backbone, block_window, fam, luna, transformer
-from tests.reference.backbone import Block, Outcome
+from tests.reference import backbone, block_window, fam, luna, mat, transformer
+from tests.reference.backbone import Block, Outcome, SegmentWalk
 
-BLOCKS: dict[str, Block] = {
+BLOCKS: dict[str, Block | SegmentWalk] = {
     "block_window": block_window.block,
     "fam": fam.block,
     "luna": luna.block,
+    "mat": mat.WALK,
     "transformer": transformer.block,
 }
 
