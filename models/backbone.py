@@ -6,8 +6,8 @@
     stream   memory ─────►  │  ────► … ────►  │                 (up the depth)
     state    before ─────►  │                 │  ─────► after    (along time, one per block)
 
-A variant whose memory returns from the top (:mod:`models.recurrence`) is walked up segment by segment, and its memory is
-one more state, the stack's own.
+A variant whose memory returns from the top (:mod:`models.recurrence`) is walked up segment by segment, and its memory
+is one more state, the stack's own.
 """
 
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.block import BackboneConfig, MemoryBlock, Stream, check_keys, detach, make_options, tensors, variant
+from models.block import BackboneConfig, MemoryBlock, Stream, check_keys, make_options, tensors, variant
 from models.heads import ClassifyHead, NextTokenHead, PairHead, mean_pool
 from models.kernels.window import query_sizes
 from models.layers import make_norm
@@ -181,13 +181,13 @@ class Model(nn.Module):
             number, num_open = divmod(state.position, segment_len)
             # A classifier's sequence is at its end, so that its last segment is whole however short.
             is_last = self.num_classes is not None and index == len(sizes) - 1
-            piece = Piece(number, num_open == 0, is_last or num_open + tokens.shape[1] == segment_len)
+            closes = is_last or num_open + tokens.shape[1] == segment_len
+            is_cut = bool(bptt_segments and number and number % bptt_segments == 0)
+            piece = Piece(number, opens=num_open == 0, closes=closes, is_cut=is_cut)
             if self.recurrence.replay and torch.is_grad_enabled():
                 top, layers, memory = checkpoint(self._read, tokens, real, state, piece, use_reentrant=False)
             else:
                 top, layers, memory = self._read(tokens, real, state, piece)
-            if piece.closes and bptt_segments and (number + 1) % bptt_segments == 0:
-                memory = detach(memory)
             state = ModelState(state.position + tokens.shape[1], layers, memory)
             tops.append(top)
         return tops[0] if len(tops) == 1 else torch.cat(tops, dim=1), state

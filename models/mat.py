@@ -8,9 +8,9 @@ M memory vectors are further rows of the sequence, and go through the ordinary l
     causal        [R^L ; X^L ; W^L] = layers([M_τ ; X_τ ; M_τ])      M_{τ+1} = Norm(W^L)
     both ways     [R^L ; X^L]       = layers([M_τ ; X_τ])            M_{τ+1} = Norm(R^L)
 
-Causal mask: the read block R sees itself, a token sees R and the tokens up to its own, the write block W sees all. Both
-ways, every row sees every row, and R is written as well as read. M_0 is learned. Without ``carry``, every segment begins with M_0 and nothing is written:
-the Memory Transformer on segments (its memory lives inside one pass).
+Causal mask: the read block R sees itself, a token sees R and the tokens up to its own, the write block W sees all.
+Both ways, every row sees every row, and R is written as well as read. M_0 is learned. Without ``carry``, every segment
+begins with M_0 and nothing is written: the Memory Transformer on segments (its memory lives inside one pass).
 
 | symbol | here |
 |---|---|
@@ -18,9 +18,9 @@ the Memory Transformer on segments (its memory lives inside one pass).
 | m, tokens of a segment | ``memory_len``, ``block_len`` |
 | R, X, W | ``stream.memory``, ``stream.tokens``, ``stream.write`` |
 
-``accumulate`` (ours, after AutoCompressor's idea of a growing list of summaries): nothing is overwritten. The write block
-is M_0 in every segment (both ways, too), what it becomes is put behind the summaries so far, and the read block is all
-of them.
+``accumulate`` (ours, after AutoCompressor's idea of a growing list of summaries): nothing is overwritten. The write
+block is M_0 in every segment (both ways, too), what it becomes is put behind the summaries so far, and the read block
+is all of them.
 
 Choices
 * M_{τ+1} is the stack's final hidden state: what the head would read, so after the norm on top (pre-norm), and after
@@ -29,15 +29,15 @@ Choices
   segment is shorter. Learned positions are the tokens' alone.
 * Only full segments are written; a classifier's last segment ends with its sequence.
 * M_0 is m independent random vectors. The authors' code repeats one, so that only positions tell its slots apart.
-* ``bptt_segments`` cuts M at every so-many-th border. The paper's "BPTT depth" lets each segment reach the same number
-  of segments back, at the price of computing segments several times.
+* ``bptt_segments`` cuts the gradient at every so-many-th border. The paper's "BPTT depth" lets each segment reach the
+  same number of segments back, at the price of computing segments several times.
 * Classification pools over all segments' tokens, or over the last memory; arXiv 2304.11062 has its loss on the last
   segment alone.
 * Not here: the Memory Transformer's two other forms, MemCtrl and MemBottleneck.
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -104,7 +104,7 @@ class MatRecurrence(StackRecurrence):
         """The read block in front of a segment's first piece, the write block behind its last."""
         read, write = None, None
         start = None if learned is None else learned.expand(len(tokens), -1, -1)
-        slots = start if state.slots is None else state.slots
+        slots = start if state.slots is None else piece.seen(state).slots
         if piece.opens and slots is not None:
             read = self.dropout(slots)
         if piece.closes and self.has_write_block:
@@ -131,7 +131,9 @@ class MatRecurrence(StackRecurrence):
         if changed is not None:
             # What accumulates is repeated for a sequence that is over: its last memory stays the last.
             written = torch.where(changed[:, None, None], written, self._last(state.slots))
-        return MatMemory(torch.cat((state.slots, written), dim=1) if self.options.accumulate else written)
+        if self.options.accumulate:
+            written = torch.cat((piece.seen(state).slots, written), dim=1)
+        return MatMemory(written)
 
     def _last(self, slots: Float[Tensor, "B R D"]) -> Float[Tensor, "B M D"]:
         return slots[:, -self.options.memory_len :]
@@ -210,12 +212,9 @@ class MatBlock(MemoryBlock):
         if not self.config.rotary:
             return None
         behind = self.options.block_len
-        runs: list[Any] = [
-            (-num_read, 0),
-            (num_open, num_open + num_tokens),
-            (behind, behind + num_write),
-        ]
-        return rotation(torch.cat([torch.arange(*run, device=x.device) for run in runs]), self.config, x)
+        runs = ((-num_read, 0), (num_open, num_open + num_tokens), (behind, behind + num_write))
+        places = torch.cat([torch.arange(start, stop, device=x.device) for start, stop in runs])
+        return rotation(places, self.config, x)
 
     def state_size(self, seq_len: int) -> int:
         """2·(R + tokens)·D in a segment that is open, else nothing."""

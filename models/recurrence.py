@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from models.block import BackboneConfig, Stream
+from models.block import BackboneConfig, Stream, detach
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,15 @@ class Piece(NamedTuple):
     """Whether the segment begins here."""
     closes: bool
     """Whether it ends here: it is full, or a classifier's sequence is over."""
+    is_cut: bool = False
+    """Whether no gradient flows back over the border in front of the segment."""
+
+    def seen(self, state: Any) -> Any:
+        """The memory as this segment sees it.
+
+        The state itself keeps its history, as a classifier may pool what a sequence that is over has left there.
+        """
+        return detach(state) if self.is_cut else state
 
 
 class StackRecurrence(nn.Module):

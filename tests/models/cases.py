@@ -184,6 +184,33 @@ CASES: dict[str, Case] = {
             ({"block_len": SEGMENT, "memory_len": 2, "carry": True, "bptt_segments": 4}, lambda depth: 3 * SEGMENT),
         ),
     ),
+    "memformer": Case(
+        options={"block_len": SEGMENT, "memory_len": 2},
+        others=(
+            {"block_len": SEGMENT, "memory_len": SEGMENT + 1, "temperature": 1.0, "forgetting": False},
+            {"block_len": SEGMENT, "memory_len": 3, "bptt_segments": 2, "replay": True},
+        ),
+        axes={
+            "block_len": (SEGMENT,),
+            "memory_len": (1, 2, SEGMENT + 1),
+            "temperature": (0.25, 1.0),
+            "forgetting": (True, False),
+            "bptt_segments": (None, 1, 2),
+        },
+        regroup=({"replay": True}, {"replay": False}),
+        refuses=lambda options: options["reads"] == "cls",
+        # Beside self-attention, the memory reader: a norm, and Q, K, V and the output projection once more.
+        num_parameters=lambda options, causal, norm: 2 * _attention(options, causal, norm),
+        state_size=lambda options, num_tokens: 2 * WIDTH * (num_tokens % SEGMENT),
+        stack_parameters=lambda options: 3 * WIDTH * WIDTH,
+        stack_state_size=lambda options, num_tokens: (options["memory_len"] + num_tokens % SEGMENT) * WIDTH,
+        reach=(
+            ({"block_len": SEGMENT, "memory_len": 2}, lambda depth: math.inf),
+            ({"block_len": SEGMENT, "memory_len": 1, "forgetting": False}, lambda depth: math.inf),
+            ({"block_len": SEGMENT, "memory_len": 2, "bptt_segments": 1}, lambda depth: 0),
+            ({"block_len": SEGMENT, "memory_len": 2, "bptt_segments": 2}, lambda depth: SEGMENT),
+        ),
+    ),
     "fam": Case(
         options={"block_len": SEGMENT, "fam_len": 2, "memory_blocks": 0},
         others=(
@@ -278,11 +305,7 @@ def random_tokens(*shape: int, seed: int = 0) -> Tensor:
 
 def top_rows(model: models.Model, tokens: Tensor, state: models.ModelState | None = None) -> Tensor:
     """The normed rows below the head, ``[B, T, D]``: a classifier has them too."""
-    rows: list[Tensor] = []
-    handle = model.norm.register_forward_hook(lambda module, args, output: rows.append(output))
-    model(tokens, None, state)
-    handle.remove()
-    return rows[0]
+    return model._run(tokens, None, state)[0]
 
 
 def token_gradients(model: models.Model, tokens: Tensor, value: Tensor) -> Tensor:

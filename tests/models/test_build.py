@@ -31,7 +31,7 @@ def small(name: str, **overrides: Any) -> models.Model:
 
 
 def test_what_there_is() -> None:
-    assert models.available() == ("block_window", "fam", "luna", "mat", "transformer")
+    assert models.available() == ("block_window", "fam", "luna", "mat", "memformer", "transformer")
     for name in models.available():
         model = small(name)
         assert isinstance(model.options, models.options_class(name))
@@ -50,9 +50,9 @@ def test_what_there_is() -> None:
             "blockwindow",
             {},
             "unknown model 'blockwindow' (did you mean 'block_window'?); "
-            "there are: block_window, fam, luna, mat, transformer",
+            "there are: block_window, fam, luna, mat, memformer, transformer",
         ),
-        ("xyz", {}, "unknown model 'xyz'; there are: block_window, fam, luna, mat, transformer"),
+        ("xyz", {}, "unknown model 'xyz'; there are: block_window, fam, luna, mat, memformer, transformer"),
         # choices
         ("fam", {"ffn": "gatde"}, "backbone.ffn='gatde' (did you mean 'gated'?): choose one of gelu, gated"),
         ("fam", {"norm": "batch"}, "backbone.norm='batch': choose one of layer, rms"),
@@ -85,6 +85,8 @@ def test_what_there_is() -> None:
         ("block_window", {"memory_blocks": -1}, "model.memory_blocks=-1: must be 0 or more"),
         ("mat", {"block_len": 0}, "model.block_len=0: must be at least 1"),
         ("mat", {"memory_len": -1}, "model.memory_len=-1: must be 0 or more"),
+        ("memformer", {"memory_len": 0}, "model.memory_len=0: must be at least 1"),
+        ("memformer", {"temperature": 0.0}, "model.temperature=0.0: must be above 0"),
         (
             "mat",
             {"carry": True, "bptt_segments": 0},

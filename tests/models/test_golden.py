@@ -24,6 +24,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "fam": {"block_len": 8, "fam_len": 2},
     "luna": {"memory_len": 4, "chunk_len": 8},
     "mat": {"block_len": 8, "memory_len": 2, "carry": True},
+    "memformer": {"block_len": 8, "memory_len": 2},
 }
 TASKS = ("next_token", "classify")
 

@@ -217,12 +217,15 @@ def of_fast_form(model: models.Model, tokens: Tensor, mask: Tensor | None, names
 
 def of_reference(model: models.Model, tokens: Tensor, mask: Tensor | None, pair: str | None) -> Quantities:
     """Logits, and states. A padded sequence's cache also holds padding, which the reference never sees."""
+    fixed = {"fam", "key_pack", "pack_value", "slots"}
+    if getattr(model.options, "accumulate", False):
+        fixed.remove("slots")  # a list as long as the longest sequence of the batch
     found = {}
     for sequence, outcome in enumerate(reference.forward(model, tokens, mask, pair=pair)):
         found[f"logits.{sequence}"] = outcome.logits
         for layer, state in enumerate(outcome.states):
             for field, value in state.items():
-                if mask is None or field in ("fam", "key_pack", "pack_value", "slots"):
+                if mask is None or field in fixed:
                     found[f"state.{sequence}.{layer}.{field}"] = torch.as_tensor(value).double()
     return found
 

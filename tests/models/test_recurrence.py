@@ -7,7 +7,16 @@ import torch
 from torch import Tensor
 
 import models
-from tests.models.cases import CASES, SEGMENT, VARIANTS, build, distinct_tokens, random_tokens, regrouped, token_gradients
+from tests.models.cases import (
+    CASES,
+    SEGMENT,
+    VARIANTS,
+    build,
+    distinct_tokens,
+    random_tokens,
+    regrouped,
+    token_gradients,
+)
 
 STACKED = [name for name in VARIANTS if models.variant(name).recurrence is not None]
 

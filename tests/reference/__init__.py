@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tests.reference import backbone, block_window, fam, luna, mat, transformer
+from tests.reference import backbone, block_window, fam, luna, mat, memformer, transformer
 from tests.reference.backbone import Block, Outcome, SegmentWalk
 
 BLOCKS: dict[str, Block | SegmentWalk] = {
@@ -16,6 +16,7 @@ BLOCKS: dict[str, Block | SegmentWalk] = {
     "fam": fam.block,
     "luna": luna.block,
     "mat": mat.WALK,
+    "memformer": memformer.WALK,
     "transformer": transformer.block,
 }
 

@@ -228,10 +228,12 @@ def walk(variant: SegmentWalk, model: Any, tokens: list[int]) -> tuple[Rows, Row
         part = rows[start : start + size]
         # The end of a classifier's sequence is the end of its last segment.
         is_whole = len(part) == size or model.num_classes is not None
-        out, memory, states = variant.segment(model, part, memory, is_whole=is_whole)
+        # Windows of so many segments are trained as if the memory before each were a constant.
+        is_cut = model.options.bptt_segments and number % model.options.bptt_segments == 0 and number
+        seen = [slot.detach() for slot in memory] if is_cut else memory
+        out, written, states = variant.segment(model, part, seen, is_whole=is_whole)
         outputs += out
-        if is_whole and model.options.bptt_segments and (number + 1) % model.options.bptt_segments == 0:
-            memory = [slot.detach() for slot in memory]
+        memory = written if is_whole else memory
     if memory:
         states[-1]["slots"] = torch.stack(memory)
     return outputs, variant.slots(model, memory), states

@@ -1,6 +1,7 @@
 """Memory tokens: arXiv 2006.11527 and, with ``carry``, 2207.06881, one segment through the stack after the other.
 
-    causal      [R ; X ; W] = layers([M ; X ; M]),  M' = Norm(W)        both ways      [R ; X] = layers([M ; X]),  M' = Norm(R)
+    causal      [R ; X ; W] = layers([M ; X ; M])    M' = Norm(W)
+    both ways   [R ; X]     = layers([M ; X])        M' = Norm(R)
 
 A row's kind and its place decide what it sees; rows that nobody writes or reads are not there.
 """
