@@ -5,18 +5,25 @@
     tokens ──► embed ──► block 1 ──► … ──► block L ──► norm ──► head ──► logits
     stream   memory ─────►  │  ────► … ────►  │                 (up the depth)
     state    before ─────►  │                 │  ─────► after    (along time, one per block)
+
+A variant whose memory returns from the top (:mod:`models.recurrence`) is walked up segment by segment, and its memory
+is one more state, the stack's own.
 """
 
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from models.block import BackboneConfig, MemoryBlock, Stream, check_keys, make_options, tensors, variant
 from models.heads import ClassifyHead, NextTokenHead, PairHead, mean_pool
+from models.kernels.window import query_sizes
 from models.layers import make_norm
+from models.recurrence import Piece
 
 
 class ModelState(NamedTuple):
@@ -26,6 +33,8 @@ class ModelState(NamedTuple):
     """Tokens so far."""
     layers: tuple[Any, ...]
     """One state per block, bottom first."""
+    memory: Any = None
+    """The stack's own state, of a variant whose memory returns from the top."""
 
 
 class Model(nn.Module):
@@ -56,6 +65,7 @@ class Model(nn.Module):
         self.learned_memory = nn.Parameter(torch.empty(num_slots, config.width)) if num_slots else None
         self.dropout = nn.Dropout(config.dropout)
         self.stack = nn.ModuleList(block(config, options, causal=causal) for _ in range(config.depth))
+        self.recurrence = block.recurrence(config, options, causal=causal) if block.recurrence else None
         self.norm = make_norm(config) if config.norm_position == "pre" else nn.Identity()
         self.head = _make_head(config, vocab_size, num_classes, pair)
         if self.pooling == "cls" and (causal or not block.sees_ahead):
@@ -85,7 +95,9 @@ class Model(nn.Module):
 
     def init_state(self, batch_size: int) -> ModelState:
         """The state before the first token (the same as passing None)."""
-        return ModelState(0, tuple(block.init_state(batch_size) for block in self.blocks))
+        layers = tuple(block.init_state(batch_size) for block in self.blocks)
+        memory = self.recurrence and self.recurrence.init_state(self.learned_memory, batch_size)
+        return ModelState(0, layers, memory)
 
     def forward(
         self,
@@ -139,14 +151,63 @@ class Model(nn.Module):
         x, mask = self._embed(tokens, mask, start)
         if not x.shape[1]:
             return self.norm(x), state or self.init_state(len(x)), None
+        if self.recurrence is not None:
+            x, state = self._walk(x, mask, state or self.init_state(len(x)))
+            return x, state, self.recurrence.memory(state.memory) if self.pooling == "memory" else None
         memory = None if self.learned_memory is None else self.dropout(self.learned_memory)[None]
-        stream, after = Stream(x, memory), []
-        for block, before in zip(self.blocks, state.layers if state else [None] * len(self.blocks), strict=True):
+        stream, after = self._climb(Stream(x, memory), state.layers if state else [None] * len(self.blocks), mask)
+        top = self.blocks[-1].memory(stream, after[-1], mask) if self.pooling == "memory" else None
+        state = ModelState(start + x.shape[1], after)
+        return self.norm(stream.tokens), state, None if top is None else self.norm(top)
+
+    def _climb(self, stream: Stream, layers: Iterable[Any], mask: Tensor | None) -> tuple[Stream, tuple[Any, ...]]:
+        """Up the blocks."""
+        after = []
+        for block, before in zip(self.blocks, layers, strict=True):
             stream, block_state = block(stream, before, mask)
             after.append(block_state)
-        top = self.blocks[-1].memory(stream, after[-1], mask) if self.pooling == "memory" else None
-        state = ModelState(start + x.shape[1], tuple(after))
-        return self.norm(stream.tokens), state, None if top is None else self.norm(top)
+        return stream, tuple(after)
+
+    def _walk(
+        self, x: Float[Tensor, "B T D"], mask: Tensor | None, state: ModelState
+    ) -> tuple[Float[Tensor, "B T D"], ModelState]:
+        """Segment by segment, as a segment's memory comes from the top of the one before."""
+        assert self.recurrence is not None
+        segment_len, bptt_segments = self.recurrence.segment_len, self.recurrence.bptt_segments
+        sizes = query_sizes(state.position % segment_len, x.shape[1], segment_len)
+        parts, masks = x.split(sizes, dim=1), [None] * len(sizes) if mask is None else mask.split(sizes, dim=1)
+        tops = []
+        for index, (tokens, real) in enumerate(zip(parts, masks, strict=True)):
+            number, num_open = divmod(state.position, segment_len)
+            # A classifier's sequence is at its end, so that its last segment is whole however short.
+            is_last = self.num_classes is not None and index == len(sizes) - 1
+            closes = is_last or num_open + tokens.shape[1] == segment_len
+            is_cut = bool(bptt_segments and number and number % bptt_segments == 0)
+            piece = Piece(number, opens=num_open == 0, closes=closes, is_cut=is_cut)
+            if self.recurrence.replay and torch.is_grad_enabled():
+                top, layers, memory = checkpoint(self._read, tokens, real, state, piece, use_reentrant=False)
+            else:
+                top, layers, memory = self._read(tokens, real, state, piece)
+            state = ModelState(state.position + tokens.shape[1], layers, memory)
+            tops.append(top)
+        return tops[0] if len(tops) == 1 else torch.cat(tops, dim=1), state
+
+    def _read(
+        self, tokens: Float[Tensor, "B T D"], mask: Tensor | None, state: ModelState, piece: Piece
+    ) -> tuple[Float[Tensor, "B T D"], tuple[Any, ...], Any]:
+        """A piece of one segment: its normed top rows, the layers' states, the stack's memory."""
+        assert self.recurrence is not None
+        stream = self.recurrence.enter(tokens, self.learned_memory, state.memory, piece)
+        stream, layers = self._climb(stream, state.layers, mask)
+        top = Stream(*(None if rows is None else self.norm(rows) for rows in stream))
+        changed = None
+        if piece.closes:
+            layers = tuple(block.init_state(len(tokens)) for block in self.blocks)
+            if mask is not None:
+                # A segment with padding in it is not full, unless it is the last of a classifier's.
+                changed = mask.all(dim=1) if self.num_classes is None else mask.any(dim=1)
+        memory = self.recurrence.leave(top, self.learned_memory, state.memory, piece, mask, changed)
+        return top.tokens, layers, memory
 
     def _embed(self, tokens: Tensor, mask: Tensor | None, start: int) -> tuple[Tensor, Tensor | None]:
         """Embedding, the CLS vector in front, and learned positions."""
@@ -165,7 +226,12 @@ class Model(nn.Module):
         return self.dropout(x), mask
 
     def memories(self, state: ModelState) -> list[Float[Tensor, "B M D"] | None]:
-        """For each block, its memory in this state as rows; None where it has none that travels along time."""
+        """For each block, its memory in this state as rows; None where it has none that travels along time.
+
+        A memory that returns from the top of the stack is the top block's.
+        """
+        if self.recurrence is not None:
+            return [*[None] * (len(self.blocks) - 1), self.recurrence.memory(state.memory)]
         # What is still shared by all sequences has a batch of one.
         batch_size = max((tensor.shape[0] for tensor in tensors(state)), default=1)
         no_tokens = self.embedding.weight.new_empty(batch_size, 0, self.config.width)
@@ -175,6 +241,12 @@ class Model(nn.Module):
     def state_size(self, seq_len: int) -> int:
         """Numbers carried along time for one sequence after ``seq_len`` tokens, all layers."""
         num_tokens = seq_len + (self.cls is not None)
+        if self.recurrence is not None:
+            num_whole, num_open = divmod(num_tokens, self.recurrence.segment_len)
+            if self.num_classes is not None:
+                num_whole, num_open = num_whole + (num_open > 0), 0
+            layers = sum(block.state_size(num_tokens) for block in self.blocks) if num_open else 0
+            return layers + self.recurrence.state_size(num_whole, num_open)
         return sum(block.state_size(num_tokens) for block in self.blocks)
 
     def num_parameters(self) -> int:

@@ -4,7 +4,8 @@ A variant is a *block*: attention, memory and feed-forward of one layer. Two riv
 nothing else is passed around:
 
 * the **stream** goes up the depth, from block to block: the tokens, and the memory that travels with them;
-* the **state** goes along time, from one call to the next, inside each layer.
+* the **state** goes along time, from one call to the next, inside each layer; where the memory returns from the top
+  of the stack (:mod:`models.recurrence`), the stack as a whole has one beside them.
 
 Shape letters used in this package: ``B`` batch, ``T`` tokens of this call, ``D`` width, ``H`` heads, ``d`` width of a
 head, ``M`` memory slots, ``S`` length of a segment (also called block of tokens), ``F`` feedback (FAM) slots.
@@ -14,13 +15,16 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from models.errors import check_choice, did_you_mean
+
+if TYPE_CHECKING:
+    from models.recurrence import StackRecurrence
 
 POSITIONS = ("learned", "rope", "both", "none")
 
@@ -106,6 +110,8 @@ class Stream(NamedTuple):
     tokens: Float[Tensor, "B T D"]
     memory: Float[Tensor, "B2 M D"] | None
     """The learned memory at the bottom (B2 = 1), and whatever a variant makes of it on the way up."""
+    write: Float[Tensor, "B W D"] | None = None
+    """Rows behind the tokens, which see them all and are seen by none (MAT's write block)."""
 
 
 class MemoryBlock(nn.Module):
@@ -115,6 +121,9 @@ class MemoryBlock(nn.Module):
     Options: ClassVar[type]
     sees_ahead: ClassVar[bool] = True
     """Whether the first token sees the last where ``causal=False``."""
+    recurrence: ClassVar["type[StackRecurrence] | None"] = None
+    """Where the memory returns from the top of the stack: the module that keeps it. The backbone then walks segment by
+    segment, a state lives as long as its segment, and :meth:`memory` is not asked."""
 
     def __init__(self, config: BackboneConfig, options: Any, *, causal: bool) -> None:
         super().__init__()

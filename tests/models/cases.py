@@ -46,6 +46,10 @@ class Case:
     """Backbone settings that ``causal=False`` needs."""
     memory_rows: int | None = None
     """Rows of the memory as diagnostics see it, where they are not the learned slots."""
+    stack_parameters: Callable[[Options], int] = lambda options: 0
+    """Closed form of what belongs to the stack as a whole, but for the learned memory."""
+    stack_state_size: Callable[[Options, int], int] = lambda options, num_tokens: 0
+    """Closed form of a causal stack's own: (options, tokens) -> numbers carried."""
 
 
 def _norm(norm: str) -> int:
@@ -136,6 +140,19 @@ def _fam_state(options: Options, num_tokens: int) -> int:
     """FAM, keys and values of the older FAMs that are still read, and the window's."""
     num_older = min(num_tokens // SEGMENT, options.get("past_fams", 1) - 1)
     return options["fam_len"] * WIDTH * (1 + 2 * num_older) + _cached(options, num_tokens)
+
+
+def _segment_cache(options: Options, num_tokens: int) -> int:
+    """Keys and values of the open segment, and of the memory tokens in front of it."""
+    whole, num_open = divmod(num_tokens, SEGMENT)
+    num_read = options["memory_len"] * (1 + whole if options.get("accumulate") else 1)
+    return 2 * WIDTH * (num_read + num_open) if num_open else 0
+
+
+def _carried_slots(options: Options, num_tokens: int) -> int:
+    """One memory, or those of all segments behind the first."""
+    num_memories = 1 + num_tokens // SEGMENT if options.get("accumulate") else 1
+    return options["memory_len"] * WIDTH * num_memories if options["carry"] else 0
 
 
 def _window_reach(memory_blocks: int) -> Callable[[int], float]:
@@ -254,6 +271,70 @@ CASES: dict[str, Case] = {
             ({"memory_len": 3, "filter": "max_pool", "kernel": 2, "chunk_len": 4}, lambda depth: math.inf),
         ),
         both_ways={"positions": "learned"},
+    ),
+    "mat": Case(
+        options={"block_len": SEGMENT, "memory_len": 2, "carry": True},
+        others=(
+            {"block_len": SEGMENT, "memory_len": 3, "carry": False},
+            {"block_len": SEGMENT, "memory_len": 0, "carry": False},
+            {"block_len": SEGMENT, "memory_len": SEGMENT + 1, "carry": True, "bptt_segments": 2, "replay": True},
+            {"block_len": SEGMENT, "memory_len": 2, "carry": True, "accumulate": True},
+        ),
+        axes={
+            "block_len": (SEGMENT,),
+            "memory_len": (0, 1, 2, SEGMENT + 1),
+            "carry": (True, False),
+            "accumulate": (False, True),
+            "bptt_segments": (None, 1, 2),
+        },
+        regroup=({"replay": True}, {"replay": False}),
+        refuses=lambda options: (
+            options["reads"] == "cls"
+            or (not options["memory_len"] and (options["carry"] or options["reads"] == "memory"))
+            or (
+                not options["carry"]
+                and bool(options.get("accumulate") or options.get("bptt_segments") or options["reads"] == "memory")
+            )
+        ),
+        num_parameters=_attention,
+        state_size=_segment_cache,
+        stack_state_size=_carried_slots,
+        reach=(
+            ({"block_len": SEGMENT, "memory_len": 2, "carry": True}, lambda depth: math.inf),
+            ({"block_len": SEGMENT, "memory_len": 1, "carry": True, "accumulate": True}, lambda depth: math.inf),
+            ({"block_len": SEGMENT, "memory_len": 2, "carry": False}, lambda depth: 0),
+            ({"block_len": SEGMENT, "memory_len": 2, "carry": True, "bptt_segments": 1}, lambda depth: 0),
+            # Of eight segments, the last two are connected; of windows of four, the last four.
+            ({"block_len": SEGMENT, "memory_len": 2, "carry": True, "bptt_segments": 2}, lambda depth: SEGMENT),
+            ({"block_len": SEGMENT, "memory_len": 2, "carry": True, "bptt_segments": 4}, lambda depth: 3 * SEGMENT),
+        ),
+    ),
+    "memformer": Case(
+        options={"block_len": SEGMENT, "memory_len": 2},
+        others=(
+            {"block_len": SEGMENT, "memory_len": SEGMENT + 1, "temperature": 1.0, "forgetting": False},
+            {"block_len": SEGMENT, "memory_len": 3, "bptt_segments": 2, "replay": True},
+        ),
+        axes={
+            "block_len": (SEGMENT,),
+            "memory_len": (1, 2, SEGMENT + 1),
+            "temperature": (0.25, 1.0),
+            "forgetting": (True, False),
+            "bptt_segments": (None, 1, 2),
+        },
+        regroup=({"replay": True}, {"replay": False}),
+        refuses=lambda options: options["reads"] == "cls",
+        # Beside self-attention, the memory reader: a norm, and Q, K, V and the output projection once more.
+        num_parameters=lambda options, causal, norm: 2 * _attention(options, causal, norm),
+        state_size=lambda options, num_tokens: 2 * WIDTH * (num_tokens % SEGMENT),
+        stack_parameters=lambda options: 3 * WIDTH * WIDTH,
+        stack_state_size=lambda options, num_tokens: (options["memory_len"] + num_tokens % SEGMENT) * WIDTH,
+        reach=(
+            ({"block_len": SEGMENT, "memory_len": 2}, lambda depth: math.inf),
+            ({"block_len": SEGMENT, "memory_len": 1, "forgetting": False}, lambda depth: math.inf),
+            ({"block_len": SEGMENT, "memory_len": 2, "bptt_segments": 1}, lambda depth: 0),
+            ({"block_len": SEGMENT, "memory_len": 2, "bptt_segments": 2}, lambda depth: SEGMENT),
+        ),
     ),
     "fam": Case(
         options={"block_len": SEGMENT, "fam_len": 2, "memory_blocks": 0},
@@ -378,11 +459,7 @@ def random_tokens(*shape: int, seed: int = 0) -> Tensor:
 
 def top_rows(model: models.Model, tokens: Tensor, state: models.ModelState | None = None) -> Tensor:
     """The normed rows below the head, ``[B, T, D]``: a classifier has them too."""
-    rows: list[Tensor] = []
-    handle = model.norm.register_forward_hook(lambda module, args, output: rows.append(output))
-    model(tokens, None, state)
-    handle.remove()
-    return rows[0]
+    return model._run(tokens, None, state)[0]
 
 
 def token_gradients(model: models.Model, tokens: Tensor, value: Tensor) -> Tensor:

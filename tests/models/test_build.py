@@ -39,6 +39,8 @@ def test_what_there_is() -> None:
         "infini",
         "linear",
         "luna",
+        "mat",
+        "memformer",
         "transformer",
     )
     for name in models.available():
@@ -103,6 +105,15 @@ def test_what_there_is() -> None:
         ("fam", {"attention_dropout": -0.1}, "backbone.attention_dropout=-0.1: must lie in [0, 1)"),
         ("fam", {"block_len": 0}, "model.block_len=0: must be at least 1"),
         ("block_window", {"memory_blocks": -1}, "model.memory_blocks=-1: must be 0 or more"),
+        ("mat", {"block_len": 0}, "model.block_len=0: must be at least 1"),
+        ("mat", {"memory_len": -1}, "model.memory_len=-1: must be 0 or more"),
+        ("memformer", {"memory_len": 0}, "model.memory_len=0: must be at least 1"),
+        ("memformer", {"temperature": 0.0}, "model.temperature=0.0: must be above 0"),
+        (
+            "mat",
+            {"carry": True, "bptt_segments": 0},
+            "model.bptt_segments=0: must be at least 1, or null for all",
+        ),
         (
             "block_window",
             {"blocks_at_once": 0},
@@ -173,6 +184,32 @@ def test_what_there_is() -> None:
             "block_window",
             {"stop_gradient": True, "memory_blocks": 0},
             "model.stop_gradient has no effect with model.memory_blocks=0: there is nothing to cut",
+        ),
+        (
+            "mat",
+            {"carry": True, "memory_len": 0},
+            "model.carry has no effect with model.memory_len=0: there is nothing to carry",
+        ),
+        (
+            "mat",
+            {"accumulate": True},
+            "model.accumulate has no effect with model.carry=false: no memory leaves its segment",
+        ),
+        (
+            "mat",
+            {"bptt_segments": 2},
+            "model.bptt_segments has no effect with model.carry=false: no memory leaves its segment",
+        ),
+        (
+            "mat",
+            {"pooling": "memory", **CLASSIFY},
+            "backbone.pooling=memory: with model.carry=false the last segment's memory has not heard the others; "
+            "use mean, or carry",
+        ),
+        (
+            "mat",
+            {"pooling": "memory", "memory_len": 0, **BOTH_WAYS},
+            "backbone.pooling=memory: mat has no memory to pool; use mean or cls",
         ),
         (
             "fam",
@@ -352,7 +389,7 @@ def test_memories_are_rows(name: str) -> None:
     assert len(memories) == len(model.blocks)
     num_slots = 0 if model.learned_memory is None else len(model.learned_memory)
     num_rows = num_slots if CASES[name].memory_rows is None else CASES[name].memory_rows
-    for memory in memories:
+    for memory in memories if model.recurrence is None else memories[-1:]:
         assert (memory is None) == (num_rows == 0)
         assert memory is None or memory.shape == (2, num_rows, WIDTH)
 

@@ -27,6 +27,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "infini": {"block_len": 8},
     "linear": {"chunk_len": 8},
     "luna": {"memory_len": 4, "chunk_len": 8},
+    "mat": {"block_len": 8, "memory_len": 2, "carry": True},
+    "memformer": {"block_len": 8, "memory_len": 2},
 }
 TASKS = ("next_token", "classify")
 

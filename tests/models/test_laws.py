@@ -166,7 +166,7 @@ def test_grouping_changes_speed_only(name: str, causal: bool) -> None:
 PARITY = [(name, setting) for name in VARIANTS if name in CASES for setting in covering(name)]
 Quantities = dict[str, Tensor]
 #: What padding never enters; a cache also holds padding, which the reference never sees.
-MEMORY_FIELDS = ("fam", "key_pack", "pack_value", "matrix", "normaliser")
+MEMORY_FIELDS = ("fam", "key_pack", "pack_value", "matrix", "normaliser", "slots")
 
 
 def build_setting(name: str, setting: Options) -> tuple[models.Model, str | None]:
@@ -209,7 +209,8 @@ def of_fast_form(model: models.Model, tokens: Tensor, mask: Tensor | None, names
                 value = value[mask[int(sequence)]]
             found[name] = value
         else:
-            value = getattr(state.layers[int(place[0])], place[1])
+            # What stands above the layers is the stack's own.
+            value = getattr((*state.layers, state.memory)[int(place[0])], place[1])
             value = torch.as_tensor(value, dtype=logits.dtype)
             # What all sequences share (FAM's prompt) has a batch of one.
             found[name] = value[min(int(sequence), len(value) - 1)] if value.ndim else value
@@ -218,12 +219,15 @@ def of_fast_form(model: models.Model, tokens: Tensor, mask: Tensor | None, names
 
 def of_reference(model: models.Model, tokens: Tensor, mask: Tensor | None, pair: str | None) -> Quantities:
     """Logits and states; of padded sequences, their memories only."""
+    fixed = set(MEMORY_FIELDS)
+    if getattr(model.options, "accumulate", False):
+        fixed.remove("slots")  # a list as long as the longest sequence of the batch
     found = {}
     for sequence, outcome in enumerate(reference.forward(model, tokens, mask, pair=pair)):
         found[f"logits.{sequence}"] = outcome.logits
         for layer, state in enumerate(outcome.states):
             for field, value in state.items():
-                if mask is None or field in MEMORY_FIELDS:
+                if mask is None or field in fixed:
                     found[f"state.{sequence}.{layer}.{field}"] = torch.as_tensor(value).double()
     return found
 
@@ -316,6 +320,8 @@ def test_a_padded_sequence_is_the_sequence_alone(name: str, options: Options, re
             memory = getattr(state.layers[-1], field, None)
             if memory is not None:
                 assert_close(memory[index], getattr(state_alone.layers[-1], field)[0])
+        if model.recurrence is not None:
+            assert_close(model.memories(state)[-1][index], model.memories(state_alone)[-1][0])
 
 
 @pytest.mark.parametrize(("name", "options", "reads"), PADDING, ids=label)
@@ -381,6 +387,25 @@ def test_a_window_over_everything_is_the_transformer(causal: bool, window: Optio
         # A window forgets its oldest block at a border; the transformer never does.
         kept = tuple(cache[:, :, num_tokens - layer.keys.shape[2] :] for cache in plain_layer)
         assert_close((layer.keys, layer.values), kept, 1e-13)
+
+
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "both ways"])
+def test_mat_without_memory_is_its_blocks_alone(causal: bool) -> None:
+    """And so the plain transformer where one segment covers everything."""
+    shared: Options = {"causal": causal, "num_classes": 3}
+    tokens, mask = padded_batch()
+    # A sequence without any token has no logits to compare.
+    tokens, mask = tokens[:-1], mask[:-1]
+    others: tuple[tuple[int, str, Options], ...] = (
+        (SEGMENT, "block_window", {"block_len": SEGMENT, "memory_blocks": 0}),
+        (7 * SEGMENT, "transformer", {}),
+    )
+    for block_len, name, options in others:
+        mat = build("mat", block_len=block_len, memory_len=0, **shared)
+        other = build(name, **shared, **options)
+        other.load_state_dict(mat.state_dict())
+        for padding in (None, mask):
+            assert_close(mat(tokens, padding)[0], other(tokens, padding)[0], 1e-13)
 
 
 def test_fam_within_one_block_is_the_transformer_with_its_prompt_as_prefix() -> None:
@@ -495,7 +520,9 @@ def test_state_size_counts_what_is_carried(name: str, options: Options) -> None:
     for num_tokens in (1, SEGMENT - 1, SEGMENT, SEGMENT + 1, 2 * SEGMENT, 5 * SEGMENT + 3, 16 * SEGMENT):
         _, state = model(random_tokens(2, num_tokens))
         carried = sum(tensor[0].numel() for tensor in models.tensors(state))
-        assert model.state_size(num_tokens) == carried == 3 * CASES[name].state_size(options, num_tokens)
+        case = CASES[name]
+        closed_form = 3 * case.state_size(options, num_tokens) + case.stack_state_size(options, num_tokens)
+        assert model.state_size(num_tokens) == carried == closed_form
 
 
 @pytest.mark.parametrize(
@@ -532,6 +559,7 @@ def test_number_of_parameters(name: str, options: Options, reads: str, norm: str
     hidden = (2 if ffn == "gated" else 1) * FFN_WIDTH
     feed_forward = norm_size + hidden * (WIDTH + 1) + WIDTH * (FFN_WIDTH + 1)
     layers = depth * (CASES[name].num_parameters(options, causal, norm) + feed_forward)
+    layers += CASES[name].stack_parameters(options)
     num_slots = models.variant(name).memory_len(model.options)
     below = WIDTH * (VOCAB_SIZE + (max_len + is_cls) + is_cls + num_slots)
     features = WIDTH * {"concat": 2, "interaction": 4}.get(reads, 1)

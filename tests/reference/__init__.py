@@ -1,6 +1,7 @@
 """Naive loops that define each variant: the fast forms equal them in outputs, states and gradients.
 
-A variant joins with one file that holds ``block(layer, rows, memory) -> LayerOutcome`` and one line here.
+A variant joins with one file that holds ``block(layer, rows, memory) -> LayerOutcome`` and one line here; one whose
+memory returns from the top of the stack, with a ``SegmentWalk``.
 """
 
 from typing import Any
@@ -16,11 +17,13 @@ from tests.reference import (
     infini,
     linear,
     luna,
+    mat,
+    memformer,
     transformer,
 )
-from tests.reference.backbone import Block, Outcome
+from tests.reference.backbone import Block, Outcome, SegmentWalk
 
-BLOCKS: dict[str, Block] = {
+BLOCKS: dict[str, Block | SegmentWalk] = {
     "block_window": block_window.block,
     "fam": fam.block,
     "feedback_memory": feedback_memory.block,
@@ -28,6 +31,8 @@ BLOCKS: dict[str, Block] = {
     "infini": infini.block,
     "linear": linear.block,
     "luna": luna.block,
+    "mat": mat.WALK,
+    "memformer": memformer.WALK,
     "transformer": transformer.block,
 }
 

@@ -52,11 +52,33 @@ class Outcome(NamedTuple):
     logits: Tensor
     """``[T, V]`` or ``[C]``."""
     states: list[dict[str, Any]]
-    """One per layer; of the first sequence of a pair."""
+    """One per layer, and of a segment walk one more, the stack's own; of the first sequence of a pair."""
 
 
 #: A variant: ``(layer, rows, memory, **start) -> outcome``.
 Block = Callable[..., LayerOutcome]
+
+
+class SegmentOutcome(NamedTuple):
+    """What the whole stack makes of one segment of one sequence."""
+
+    rows: Rows
+    """On top of the stack, before the final norm."""
+    memory: Rows
+    """For the next segment."""
+    states: list[dict[str, Any]]
+    """One per layer, and the stack's own but for its memory."""
+
+
+class SegmentWalk(NamedTuple):
+    """A variant whose memory returns from the top of the stack."""
+
+    start: Callable[[Any], Rows]
+    """Model -> the memory before the first segment."""
+    segment: Callable[..., SegmentOutcome]
+    """(model, rows, memory, is_whole=...) -> outcome."""
+    slots: Callable[[Any, Rows], Rows]
+    """(model, memory) -> what a classifier may pool."""
 
 
 # ---- layers, on one row
@@ -198,10 +220,31 @@ def next_token_logits(model: Any, rows: Rows) -> Tensor:
     return torch.stack([linear(p, row) for row in final_norm(model, rows)])
 
 
+def walk(variant: SegmentWalk, model: Any, tokens: list[int]) -> tuple[Rows, Rows, list[dict[str, Any]]]:
+    """Segment after segment, each through the whole stack."""
+    rows, memory, size = embed(model, tokens), variant.start(model), model.options.block_len
+    outputs, states = [], []
+    for number, start in enumerate(range(0, len(rows), size)):
+        part = rows[start : start + size]
+        # The end of a classifier's sequence is the end of its last segment.
+        is_whole = len(part) == size or model.num_classes is not None
+        # Windows of so many segments are trained as if the memory before each were a constant.
+        is_cut = model.options.bptt_segments and number % model.options.bptt_segments == 0 and number
+        seen = [slot.detach() for slot in memory] if is_cut else memory
+        out, written, states = variant.segment(model, part, seen, is_whole=is_whole)
+        outputs += out
+        memory = written if is_whole else memory
+    if memory:
+        states[-1]["slots"] = torch.stack(memory)
+    return outputs, variant.slots(model, memory), states
+
+
 def read(
-    block: Block, model: Any, tokens: list[int], starts: list[dict[str, Any]] | None = None
+    block: Block | SegmentWalk, model: Any, tokens: list[int], starts: list[dict[str, Any]] | None = None
 ) -> tuple[Rows, Rows | None, list[dict[str, Any]]]:
     """Up the stack, layer by layer: the top rows, the top memory's slots, the layers' states."""
+    if isinstance(block, SegmentWalk):
+        return walk(block, model, tokens)
     rows, memory, slots, states = embed(model, tokens), prompt(model), None, []
     for index, layer in enumerate(layers(model)):
         rows, memory, state, slots = block(layer, rows, memory, **(starts[index] if starts else {}))
@@ -209,7 +252,7 @@ def read(
     return rows, slots, states
 
 
-def represent(block: Block, model: Any, tokens: list[int]) -> tuple[Tensor, list[dict[str, Any]]]:
+def represent(block: Block | SegmentWalk, model: Any, tokens: list[int]) -> tuple[Tensor, list[dict[str, Any]]]:
     """One vector for a sequence."""
     rows, slots, states = read(block, model, tokens)
     pooling = model.config.pooling or "mean"
@@ -218,7 +261,9 @@ def represent(block: Block, model: Any, tokens: list[int]) -> tuple[Tensor, list
     if pooling == "memory":
         assert slots is not None
         rows = slots
-    rows = final_norm(model, rows)
+    # A memory that returns from the top is what the norm on top gave.
+    if pooling != "memory" or not isinstance(block, SegmentWalk):
+        rows = final_norm(model, rows)
     return torch.stack(rows).sum(dim=0) / len(rows), states
 
 
@@ -229,7 +274,7 @@ def classify(model: Any, features: Tensor) -> Tensor:
 
 
 def forward(
-    block: Block,
+    block: Block | SegmentWalk,
     model: Any,
     tokens: Tensor,
     mask: Tensor | None = None,

@@ -1,0 +1,181 @@
+"""What the papers say of memory tokens (arXiv 2006.11527, 2207.06881), fact by fact."""
+
+import pytest
+import torch
+from torch import Tensor
+
+import models
+from models.block import Stream
+from models.mat import MatBlock
+from models.transformer import TransformerBlock
+from tests.models.cases import SEGMENT, WIDTH, Options, build, distinct_tokens, random_tokens, token_gradients
+
+MAT: Options = {"block_len": SEGMENT, "memory_len": 2}
+RMT: Options = MAT | {"carry": True}
+AUTOCOMPRESSOR: Options = RMT | {"accumulate": True}
+
+
+def tops(model: models.Model, tokens: Tensor) -> list[Stream]:
+    """What the top block makes of each segment."""
+    seen: list[Stream] = []
+    handle = model.blocks[-1].register_forward_hook(lambda module, args, output: seen.append(output[0]))
+    model(tokens)
+    handle.remove()
+    return seen
+
+
+def slots(state: models.ModelState) -> Tensor:
+    """All that is handed on."""
+    return state.memory.slots
+
+
+# ---- the mask
+
+
+def test_the_read_block_is_blind_to_the_tokens_and_the_write_block_sees_them_all() -> None:
+    model = build("mat", depth=3, **RMT)
+    (one,), (other,) = (tops(model, random_tokens(1, SEGMENT, seed=seed)) for seed in (0, 1))
+    assert one.memory is not None
+    assert other.memory is not None
+    assert torch.equal(one.memory, other.memory)
+
+    tokens = distinct_tokens(1, SEGMENT)
+    (top,) = tops(model, tokens)
+    assert top.write is not None
+    for slot in top.write[0]:
+        assert token_gradients(model, tokens, slot.square().sum())[0].abs().sum(dim=-1).min() > 0
+
+
+def test_slots_of_a_block_see_each_other_both_ways() -> None:
+    model = build("mat", depth=1, **(RMT | {"memory_len": 3}))
+    slots_in = torch.randn(1, 3, WIDTH, dtype=torch.float64, requires_grad=True)
+    state = model.init_state(1)
+    state = state._replace(memory=state.memory._replace(slots=slots_in))
+    seen: list[Stream] = []
+    handle = model.blocks[0].register_forward_hook(lambda module, args, output: seen.append(output[0]))
+    model(random_tokens(1, SEGMENT), None, state)
+    handle.remove()
+    for rows in (seen[0].memory, seen[0].write):
+        assert rows is not None
+        for slot in rows[0]:
+            (gradient,) = torch.autograd.grad(slot.square().sum(), slots_in, retain_graph=True)
+            assert gradient.abs().sum(dim=-1).min() > 0
+
+
+def test_no_token_sees_the_write_block() -> None:
+    """A segment that is one token short of its end has no write block, and its tokens are the same."""
+    model = build("mat", **RMT)
+    tokens = random_tokens(2, SEGMENT)
+    assert (model(tokens)[0][:, :-1] - model(tokens[:, :-1])[0]).abs().max() < 1e-13
+    longer = build("mat", **(RMT | {"block_len": SEGMENT + 1}))
+    longer.load_state_dict(model.state_dict())
+    assert (model(tokens)[0] - longer(tokens)[0]).abs().max() < 1e-13
+
+
+@pytest.mark.parametrize("num_slots", [1, 3])
+def test_both_ways_it_is_the_transformer_over_memory_and_tokens(num_slots: int) -> None:
+    """MemTransformer: an ordinary layer on [X_mem ; X_seq], without any rule for memory rows."""
+    shared: Options = {"causal": False, "num_classes": 3, "positions": "none"}
+    model = build("mat", block_len=8, memory_len=num_slots, **shared)
+    plain = build("transformer", **shared)
+    tokens = random_tokens(1, 6)
+    assert model.learned_memory is not None
+    stream = Stream(torch.cat((model.learned_memory[None], model.embedding(tokens)), dim=1), None)
+    for block, plain_block in zip(model.blocks, plain.blocks, strict=True):
+        assert isinstance(plain_block, TransformerBlock)
+        plain_block.load_state_dict(block.state_dict())
+        stream, _ = plain_block(stream, None, None)
+    pooled = model.norm(stream.tokens)[:, num_slots:].mean(dim=1)
+    assert (model(tokens)[0] - model.head(pooled)).abs().max() < 1e-13
+
+
+# ---- the memory along time
+
+
+def test_without_carry_every_segment_begins_anew() -> None:
+    model = build("mat", **MAT)
+    tokens = random_tokens(2, 3 * SEGMENT)
+    logits, state = model(tokens)
+    assert models.tensors(state.memory) == []
+    for start in range(0, 3 * SEGMENT, SEGMENT):
+        part = slice(start, start + SEGMENT)
+        assert (logits[:, part] - model(tokens[:, part])[0]).abs().max() < 1e-13
+    assert all(top.write is None for top in tops(model, tokens))
+
+
+@pytest.mark.parametrize("depth", [1, 4])
+def test_all_that_is_stored_between_segments_is_m_vectors(depth: int) -> None:
+    """RMT's point against a cache in each of N layers: m·d, whatever N."""
+    model = build("mat", depth=depth, **RMT)
+    _, state = model(random_tokens(2, 3 * SEGMENT))
+    assert [tensor[0].numel() for tensor in models.tensors(state) if tensor.numel()] == [2 * WIDTH]
+    assert model.state_size(3 * SEGMENT) == 2 * WIDTH
+
+
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "both ways"])
+def test_the_next_memory_is_the_final_hidden_state_of_the_memory_rows(causal: bool) -> None:
+    model = build("mat", causal=causal, num_classes=3, **RMT)
+    tokens = random_tokens(2, 2 * SEGMENT)
+    top = tops(model, tokens)[-1]
+    written = top.write if causal else top.memory
+    assert written is not None
+    assert torch.equal(slots(model(tokens)[1]), model.norm(written))
+
+
+def test_what_one_segment_does_to_the_next_goes_through_the_memory() -> None:
+    model = build("mat", **RMT)
+    (_, state), (_, other) = (model(random_tokens(2, SEGMENT, seed=seed)) for seed in (0, 1))
+    segment = random_tokens(2, SEGMENT, seed=2)
+    assert (model(segment, None, state)[0] - model(segment, None, other)[0]).abs().max() > 1e-6
+    swapped = state._replace(memory=other.memory)
+    assert torch.equal(model(segment, None, swapped)[0], model(segment, None, other)[0])
+
+
+def test_the_same_vectors_stand_at_both_ends() -> None:
+    """Dropout included: read and write block of one segment enter as one draw."""
+    model = build("mat", dropout=0.5, **RMT)
+    entered: list[Stream] = []
+    handle = model.blocks[0].register_forward_pre_hook(lambda module, args: entered.append(args[0]))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model(random_tokens(2, 2 * SEGMENT))
+    handle.remove()
+    for stream in entered:
+        assert stream.memory is not None
+        assert stream.write is not None
+        assert torch.equal(stream.memory, stream.write)
+
+
+# ---- accumulation
+
+
+def test_summaries_accumulate_and_none_is_overwritten() -> None:
+    model = build("mat", **AUTOCOMPRESSOR)
+    tokens = random_tokens(2, 4 * SEGMENT)
+    before, after = slots(model(tokens[:, : 2 * SEGMENT])[1]), slots(model(tokens)[1])
+    assert before.shape == (2, 3 * 2, WIDTH)
+    assert after.shape == (2, 5 * 2, WIDTH)
+    assert torch.equal(after[:, : 3 * 2], before)
+    assert model.learned_memory is not None
+    assert torch.equal(after[0, :2], model.learned_memory)
+
+
+def test_every_summary_is_read_by_every_later_segment() -> None:
+    model = build("mat", depth=1, **AUTOCOMPRESSOR)
+    _, state = model(random_tokens(1, 3 * SEGMENT))
+    summaries = slots(state).detach().requires_grad_()
+    logits, _ = model(random_tokens(1, 1), None, state._replace(memory=state.memory._replace(slots=summaries)))
+    (gradient,) = torch.autograd.grad(logits.square().sum(), summaries)
+    assert gradient[0].abs().sum(dim=-1).min() > 0
+
+
+def test_a_write_block_is_the_learned_one_where_memories_accumulate() -> None:
+    model = build("mat", **AUTOCOMPRESSOR)
+    entered: list[Stream] = []
+    handle = model.blocks[0].register_forward_pre_hook(lambda module, args: entered.append(args[0]))
+    model(random_tokens(2, 3 * SEGMENT))
+    handle.remove()
+    assert isinstance(model.blocks[0], MatBlock)
+    for stream in entered:
+        assert stream.write is not None
+        assert torch.equal(stream.write[0], model.learned_memory)
