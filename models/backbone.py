@@ -199,7 +199,8 @@ class Model(nn.Module):
         assert self.recurrence is not None
         stream = self.recurrence.enter(tokens, self.learned_memory, state.memory, piece)
         stream, layers = self._climb(stream, state.layers, mask)
-        top = Stream(*(None if rows is None else self.norm(rows) for rows in stream))
+        memory, write = (None if rows is None else self.norm(rows) for rows in stream[1:])
+        top = Stream(self.norm(stream.tokens), memory, write)
         changed = None
         if piece.closes:
             layers = tuple(block.init_state(len(tokens)) for block in self.blocks)

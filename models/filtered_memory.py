@@ -180,7 +180,7 @@ class FilteredMemoryBlock(MemoryBlock):
         self, stream: Stream, state: FilteredMemoryState | None, mask: Bool[Tensor, "B T"] | None = None
     ) -> tuple[Stream, FilteredMemoryState]:
         """See :meth:`MemoryBlock.forward`."""
-        x, memory = stream
+        x, memory = stream.tokens, stream.memory
         assert memory is not None
         state = state or self.init_state(x.shape[0])
         h = self.attend.before(x)

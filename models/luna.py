@@ -142,7 +142,7 @@ class LunaBlock(MemoryBlock):
         self, stream: Stream, state: LunaState | None, mask: Bool[Tensor, "B T"] | None = None
     ) -> tuple[Stream, LunaState]:
         """See :meth:`MemoryBlock.forward`."""
-        x, memory = stream
+        x, memory = stream.tokens, stream.memory
         if self.own_memory is not None:
             memory = self.attend.dropout(self.own_memory)[None]
         assert memory is not None

@@ -321,7 +321,10 @@ def test_a_padded_sequence_is_the_sequence_alone(name: str, options: Options, re
             if memory is not None:
                 assert_close(memory[index], getattr(state_alone.layers[-1], field)[0])
         if model.recurrence is not None:
-            assert_close(model.memories(state)[-1][index], model.memories(state_alone)[-1][0])
+            memory, memory_alone = model.memories(state)[-1], model.memories(state_alone)[-1]
+            assert memory is not None
+            assert memory_alone is not None
+            assert_close(memory[index], memory_alone[0])
 
 
 @pytest.mark.parametrize(("name", "options", "reads"), PADDING, ids=label)

@@ -176,6 +176,7 @@ def test_a_write_block_is_the_learned_one_where_memories_accumulate() -> None:
     model(random_tokens(2, 3 * SEGMENT))
     handle.remove()
     assert isinstance(model.blocks[0], MatBlock)
+    assert model.learned_memory is not None
     for stream in entered:
         assert stream.write is not None
         assert torch.equal(stream.write[0], model.learned_memory)

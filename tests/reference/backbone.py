@@ -223,7 +223,8 @@ def next_token_logits(model: Any, rows: Rows) -> Tensor:
 def walk(variant: SegmentWalk, model: Any, tokens: list[int]) -> tuple[Rows, Rows, list[dict[str, Any]]]:
     """Segment after segment, each through the whole stack."""
     rows, memory, size = embed(model, tokens), variant.start(model), model.options.block_len
-    outputs, states = [], []
+    outputs: Rows = []
+    states: list[dict[str, Any]] = []
     for number, start in enumerate(range(0, len(rows), size)):
         part = rows[start : start + size]
         # The end of a classifier's sequence is the end of its last segment.
