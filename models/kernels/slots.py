@@ -16,7 +16,7 @@ def slot_attention(
     scale: float,
     key_mask: Bool[Tensor, "B T"] | None = None,
     dropout: float = 0.0,
-) -> Float[Tensor, "B H M d"]:
+) -> Float[Tensor, "B H M e"]:
     """softmax(scale [q_i . k_i , q_i K^T]) [m_i ; V] for each slot i (arXiv 2010.06891, final version).
 
     Args:
