@@ -6,6 +6,7 @@ and the batch depends on (seed, step) only. That is all there is to exact resume
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,7 @@ def derive_seed(seed: int, *path: int) -> int:
     return mixed >> 1  # some generators want a signed 64-bit number
 
 
-class SequenceModule(lightning.LightningModule):
+class SequenceModule(lightning.LightningModule, ABC):
     """What training shares over all kinds of tasks. A subclass says what the loss of a batch is.
 
     Optimisation is manual in Lightning's sense: a step owns its whole batch, cuts it into ``accumulate`` parts and
@@ -67,13 +68,13 @@ class SequenceModule(lightning.LightningModule):
         # A function and no submodule: the weights keep their own names, and evaluation runs uncompiled.
         self.run_model: Any = torch.compile(model.forward) if trainer_config.compile else model.forward
 
+    @abstractmethod
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Sum of the weighted losses of a part of a batch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def normaliser(self, batch: Batch) -> float:
         """What the sum over a whole batch is divided by."""
-        raise NotImplementedError
 
     def learning_rate(self, step: int) -> float:
         """Learning rate of a step."""

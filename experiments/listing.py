@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from itertools import takewhile
 
@@ -11,13 +12,17 @@ from experiments.preflight import CONF, groups
 
 
 def print_list() -> None:
-    """Prints every choice with its one-line description."""
+    """Prints every choice with its one-line description; ends quietly where nobody reads on (``| head``)."""
     import data
 
-    _section("Models (model=...)", {name: _model(name) for name in groups()["model"]})
-    _section("Tasks (task=...)", {name: _first_line(data.task_class(name).card) for name in data.available()})
-    _section("Scales (scale=...)", _scales())
-    _section("Studies (-m +study=...)", {name: _comment("study", name) for name in groups().get("study", ())})
+    try:
+        _section("Models (model=...)", {name: _model(name) for name in groups()["model"]})
+        _section("Tasks (task=...)", {name: _first_line(data.task_class(name).card) for name in data.available()})
+        _section("Scales (scale=...)", _scales())
+        _section("Studies (-m +study=...)", {name: _comment("study", name) for name in groups().get("study", ())})
+    except BrokenPipeError:
+        # What is left in the buffer has to go somewhere when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _section(title: str, lines: dict[str, str]) -> None:

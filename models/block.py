@@ -13,6 +13,7 @@ head, ``M`` memory slots, ``S`` length of a segment (also called block of tokens
 
 import importlib
 import pkgutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -114,7 +115,7 @@ class Stream(NamedTuple):
     """Rows behind the tokens, which see them all and are seen by none (MAT's write block)."""
 
 
-class MemoryBlock(nn.Module):
+class MemoryBlock(nn.Module, ABC):
     """One layer of a variant. Subclasses are registered with :func:`register` and built by the backbone."""
 
     variant: ClassVar[str]
@@ -139,10 +140,11 @@ class MemoryBlock(nn.Module):
         """Whether :meth:`memory` has rows that a classifier may pool."""
         return cls.memory_len(options) > 0
 
+    @abstractmethod
     def init_state(self, batch_size: int) -> Any:
         """The state before the first token: a NamedTuple of tensors (and the plain counters beside them)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, stream: Stream, state: Any | None, mask: Bool[Tensor, "B T"] | None = None) -> tuple[Stream, Any]:
         """Read the memory, write it, and hand both rivers on.
 
@@ -151,11 +153,10 @@ class MemoryBlock(nn.Module):
             state: What this layer returned for the tokens before; None at the start of a sequence.
             mask: True where a token is real. Padding stands on the right. None means no padding.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def state_size(self, seq_len: int) -> int:
         """Numbers carried along time for one sequence after ``seq_len`` tokens."""
-        raise NotImplementedError
 
     def memory(
         self, stream: Stream, state: Any, mask: Bool[Tensor, "B T"] | None = None

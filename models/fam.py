@@ -65,7 +65,7 @@ from models.block import BackboneConfig, MemoryBlock, Stream, empty_cache, regis
 from models.block_window import blocks_at_once, cached_tokens, check_window
 from models.errors import check_choice
 from models.kernels.softmax import attention
-from models.kernels.window import KeyValue, join, split_blocks, trim, window_attention
+from models.kernels.window import KeyValue, complete_blocks, join, split_blocks, trim, window_attention
 from models.layers import FeedForward, Residual, Rotation, SelfProjection, merge_heads, rotate, rotation
 
 UPDATES = ("residual", "static", "rescaled", "gated")
@@ -227,7 +227,7 @@ class FamBlock(MemoryBlock):
         num_open = past.length % size
         open_part = KeyValue(past.keys[:, :, past.length - num_open :], past.values[:, :, past.length - num_open :])
         blocks = split_blocks(join([open_part, own]), size)
-        complete = _complete_blocks(mask, num_open, size)
+        complete = complete_blocks(mask, num_open, size)
         angles = self._fam_angles(state.position - num_open, len(blocks) + 1, own.keys)
         summary = prompt if self.options.update == "static" else None
 
@@ -246,9 +246,9 @@ class FamBlock(MemoryBlock):
             updated = self._update(state, source, q, KeyValue(k, v), block, angles[index + 1])
             first_is_prompt = False
             if complete is not None:
-                updated = torch.where(complete[index][:, None, None], updated, state.fam)
+                updated = torch.where(complete[:, index, None, None], updated, state.fam)
                 if self.options.random_state_passing:  # nothing else asks, and asking waits for the device
-                    first_is_prompt = state.first_is_prompt and not bool(complete[index][0])
+                    first_is_prompt = state.first_is_prompt and not bool(complete[0, index])
             state = state._replace(
                 fam=updated,
                 is_prompt=False,
@@ -360,11 +360,3 @@ class FamBlock(MemoryBlock):
         cached = cached_tokens(seq_len, self.options.block_len, self.options.memory_blocks)
         num_older = min(seq_len // self.options.block_len, self.options.past_fams - 1)
         return (self.options.fam_len * (1 + 2 * num_older) + 2 * cached) * self.config.width
-
-
-def _complete_blocks(mask: Tensor | None, num_open: int, block_len: int) -> Sequence[Tensor] | None:
-    """For each block of this call, which sequences fill it with real tokens; None when all do."""
-    if mask is None:
-        return None
-    opened = mask.new_ones(mask.shape[0], num_open)
-    return [block.all(dim=1) for block in torch.cat((opened, mask), dim=1).split(block_len, dim=1)]

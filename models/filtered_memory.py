@@ -62,7 +62,7 @@ from torch.nn import functional
 
 from models.block import BackboneConfig, MemoryBlock, Stream, register
 from models.errors import check_choice
-from models.kernels.causal_luna import LunaSums, causal_luna, omega
+from models.kernels.causal_luna import LunaSums, causal_luna, empty_sums, omega
 from models.kernels.filters import convolve, max_pool
 from models.kernels.softmax import attention, visible
 from models.layers import FeedForward, Residual, make_norm, merge_heads, rotate, rotation, split_heads
@@ -169,12 +169,11 @@ class FilteredMemoryBlock(MemoryBlock):
         """No token yet."""
         if not self.causal:
             return FilteredMemoryState(None, None, None, position=0)
-        weight = self.query.weight
-        dtype = torch.promote_types(weight.dtype, torch.float32)
-        shape = (batch_size, self.config.num_heads, self.config.head_width, self.options.memory_len)
-        key_pack = torch.zeros(shape, dtype=dtype, device=weight.device)
-        tail = weight.new_empty(batch_size, 0, self.config.width)
-        return FilteredMemoryState(key_pack, key_pack.transpose(-1, -2).contiguous(), tail, position=0)
+        sizes = self.config.num_heads, self.config.head_width, self.options.memory_len
+        sums = empty_sums(batch_size, *sizes, like=self.query.weight)
+        return FilteredMemoryState(
+            *sums, tail=self.query.weight.new_empty(batch_size, 0, self.config.width), position=0
+        )
 
     def forward(
         self, stream: Stream, state: FilteredMemoryState | None, mask: Bool[Tensor, "B T"] | None = None

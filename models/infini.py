@@ -56,7 +56,7 @@ from models.block import BackboneConfig, MemoryBlock, Stream, empty_cache, regis
 from models.block_window import blocks_at_once, check_window
 from models.errors import check_choice
 from models.kernels.linear_memory import UPDATES, LinearMemory, empty_memory, feature_map, inverse, segment_memory
-from models.kernels.window import KeyValue, join, trim, window_attention
+from models.kernels.window import KeyValue, complete_blocks, join, trim, window_attention
 from models.layers import FeedForward, Residual, SelfProjection, merge_heads, rotate, rotation
 
 GATES = {"sigmoid": 16.0, "hard_sigmoid": 2.5}
@@ -163,7 +163,7 @@ class InfiniBlock(MemoryBlock):
             segment_len=self.options.block_len,
             num_open=past.length,
             update=self.options.update,
-            complete=_complete_segments(mask, past.length, self.options.block_len),
+            complete=complete_blocks(mask, past.length, self.options.block_len),
         )
         y = torch.lerp(local, recalled.to(local.dtype), self._weights(state.position, local))
         x = self.attend.after(x, self.project.output(y))
@@ -214,12 +214,3 @@ class InfiniBlock(MemoryBlock):
         """H·d·(d + 1), and 2·D for each token of the open segment."""
         memory = self.config.width * (self.config.head_width + 1)
         return memory + 2 * (seq_len % self.options.block_len) * self.config.width
-
-
-def _complete_segments(mask: Tensor | None, num_open: int, segment_len: int) -> Bool[Tensor, "B N"] | None:
-    """Which sequences fill each whole segment of this call with real tokens; None when all do."""
-    if mask is None:
-        return None
-    real = torch.cat((mask.new_ones(mask.shape[0], num_open), mask), dim=1)
-    num_whole = real.shape[1] // segment_len
-    return real[:, : num_whole * segment_len].unflatten(1, (num_whole, segment_len)).all(dim=2)

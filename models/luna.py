@@ -54,7 +54,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.block import BackboneConfig, MemoryBlock, Stream, register
-from models.kernels.causal_luna import LunaSums, causal_luna, omega
+from models.kernels.causal_luna import LunaSums, causal_luna, empty_sums, omega
 from models.kernels.softmax import attention, visible
 from models.layers import FeedForward, Residual, make_norm, merge_heads, rotate, rotation, split_heads
 
@@ -132,11 +132,8 @@ class LunaBlock(MemoryBlock):
         """No token yet."""
         if not self.causal:
             return LunaState(None, None, position=0)
-        weight = self.query.weight
-        dtype = torch.promote_types(weight.dtype, torch.float32)
-        shape = (batch_size, self.config.num_heads, self.config.head_width, self.options.memory_len)
-        key_pack = torch.zeros(shape, dtype=dtype, device=weight.device)
-        return LunaState(key_pack, key_pack.transpose(-1, -2).contiguous(), position=0)
+        sizes = self.config.num_heads, self.config.head_width, self.options.memory_len
+        return LunaState(*empty_sums(batch_size, *sizes, like=self.query.weight), position=0)
 
     def forward(
         self, stream: Stream, state: LunaState | None, mask: Bool[Tensor, "B T"] | None = None

@@ -6,6 +6,7 @@ A call may stop anywhere inside a segment. Its tokens' keys and values are then 
 stack's own, and the next call goes on: tokens never wait for their segment to be full, only M_{τ+1} does.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -56,7 +57,7 @@ class Piece(NamedTuple):
         return detach(state) if self.is_cut else state
 
 
-class StackRecurrence(nn.Module):
+class StackRecurrence(nn.Module, ABC):
     """Keeps the memory of a stack. Its state is a NamedTuple of tensors, which ``ModelState.memory`` carries."""
 
     def __init__(self, config: BackboneConfig, options: Any, *, causal: bool) -> None:
@@ -78,16 +79,17 @@ class StackRecurrence(nn.Module):
         """Whether activations are computed again on the way back."""
         return self.options.replay
 
+    @abstractmethod
     def init_state(self, learned: Float[Tensor, "M D"] | None, batch_size: int) -> Any:
         """The memory before the first token."""
-        raise NotImplementedError
 
+    @abstractmethod
     def enter(
         self, tokens: Float[Tensor, "B T D"], learned: Float[Tensor, "M D"] | None, state: Any, piece: Piece
     ) -> Stream:
         """What goes up the stack for this piece."""
-        raise NotImplementedError
 
+    @abstractmethod
     def leave(
         self,
         top: Stream,
@@ -107,12 +109,11 @@ class StackRecurrence(nn.Module):
             mask: True where a token is real.
             changed: Where the piece closes its segment: the sequences that really fill it; None means all.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def memory(self, state: Any) -> Float[Tensor, "B M D"] | None:
         """The memory as rows to look at (diagnostics, pooling); None where none travels along time."""
-        raise NotImplementedError
 
+    @abstractmethod
     def state_size(self, num_segments: int, num_open: int) -> int:
         """Numbers carried for one sequence after so many whole segments and open tokens, beside the layers' own."""
-        raise NotImplementedError

@@ -33,6 +33,13 @@ class LunaSums(NamedTuple):
     """sum_j pi_j v_j^T."""
 
 
+def empty_sums(batch_size: int, num_heads: int, head_width: int, num_slots: int, *, like: Tensor) -> LunaSums:
+    """No token yet: zeros on the device of ``like``, in float32 or better."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    key_pack = torch.zeros(batch_size, num_heads, head_width, num_slots, dtype=dtype, device=like.device)
+    return LunaSums(key_pack, key_pack.transpose(-1, -2).contiguous())
+
+
 def omega(x: Tensor) -> Tensor:
     """log2(1 + 2^x): positive, and 1 at 0 (Luna's authors' code, commit 3e186df)."""
     return functional.softplus(x, beta=math.log(2.0))

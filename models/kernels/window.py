@@ -59,6 +59,18 @@ def query_sizes(num_open: int, num_new: int, block_len: int) -> list[int]:
     return [first] + [block_len] * whole + ([rest] if rest else [])
 
 
+def complete_blocks(mask: Bool[Tensor, "B T"] | None, num_open: int, block_len: int) -> Bool[Tensor, "B N"] | None:
+    """Which sequences fill each whole block of this call with real tokens; None when all do.
+
+    ``num_open`` tokens of the first block came before, and were real.
+    """
+    if mask is None:
+        return None
+    real = torch.cat((mask.new_ones(mask.shape[0], num_open), mask), dim=1)
+    num_whole = real.shape[1] // block_len
+    return real[:, : num_whole * block_len].unflatten(1, (num_whole, block_len)).all(dim=2)
+
+
 def trim(cache: KeyValue, block_len: int, memory_blocks: int) -> KeyValue:
     """What the next call needs: the last ``memory_blocks`` whole blocks and the open one."""
     drop = max(0, cache.length // block_len - memory_blocks) * block_len

@@ -44,6 +44,8 @@ class Case:
     """(options, depth -> how many tokens back the first token of a block receives gradient from)."""
     both_ways: Options | None = None
     """Backbone settings that ``causal=False`` needs."""
+    float32_tolerance: float = 1e-5
+    """Relative error that parity in float32 allows."""
     memory_rows: int | None = None
     """Rows of the memory as diagnostics see it, where they are not the learned slots."""
     stack_parameters: Callable[[Options], int] = lambda options: 0
@@ -271,6 +273,8 @@ CASES: dict[str, Case] = {
             ({"memory_len": 3, "filter": "max_pool", "kernel": 2, "chunk_len": 4}, lambda depth: math.inf),
         ),
         both_ways={"positions": "learned"},
+        # A key's bias has no gradient on paper; what fused attention rounds there grows with raw values and raw logits.
+        float32_tolerance=2e-5,
     ),
     "mat": Case(
         options={"block_len": SEGMENT, "memory_len": 2, "carry": True},
