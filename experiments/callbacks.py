@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import lightning
 
 from experiments import checkpoints
+from experiments.diagnostics import diagnose
 from experiments.errors import Interrupted
 from experiments.evaluate import evaluate_split
 from experiments.lightning_modules import SequenceModule
@@ -156,11 +157,19 @@ class RunCallback(lightning.Callback):
         is_best = self.best is None or value >= self.best[1]
         self.history.append((self.now.step, value))
         self._record({"step": self.now.step, "split": "val", **evaluation.metrics})
+        self._look_at_memory(module)
         if is_best:
             self._save_best(module, evaluation.metrics)
         self._save(trainer, module)
         self.now = self.now._replace(metric=value)
         self._report(important=True)
+
+    def _look_at_memory(self, module: SequenceModule) -> None:
+        """A row on the memory: two forward passes on a few sequences, the same at every validation."""
+        batch = self.task.train_batch(self.config.steps, self.config.batch_size)
+        diagnostics = diagnose(module.model, batch, hardware=module.hardware, curves=False)
+        if diagnostics is not None:
+            self._record({"step": self.now.step, "split": "memory", **diagnostics.summary()})
 
     def evaluation_progress(self, phase: str) -> Callable[[int, int], None]:
         """What ``task.evaluate`` calls now and then: reports, and lets an interruption through."""

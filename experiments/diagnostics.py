@@ -1,11 +1,23 @@
-"""What the memory holds: its size, its rank and how alike its slots are, per layer and update.
+"""What the memory holds, how it is used, and what it is worth: the same measures for every variant.
 
-A memory that is not used, that collapses into one direction or that blows up is seen in no test, only in bad
-numbers. Three curves tell: RMS (does it grow?), effective rank (do its slots differ?), cosine (are they copies?).
+A memory that is not used, that collapses into one direction or that blows up is seen in no test, only in bad numbers.
+
+| measure | of | says |
+|---|---|---|
+| ``rms`` | each layer and update | does it grow? |
+| ``effective_rank``, ``spectrum`` | each layer (and update) | do its rows differ? exp(entropy of the singular values) |
+| ``cosine`` | each layer and update | are its rows copies of each other? |
+| ``read_entropy`` … ``gate`` | each layer and head | how it is read and written: see :mod:`models.probe` |
+| ``knock_out`` | all layers, and each | how much of the output is owed to it |
+
+The knock-out is the total variation distance between what the model predicts and what it predicts when it reads nothing
+from the memory: the share of probability that moves. It is a mean over the predictions that are scored.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,13 +27,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from experiments.store import atomic_path
+from models.probe import observe, reads_memory, without_memory
 
 if TYPE_CHECKING:
     from data.base import Batch
     from experiments.hardware import Hardware
     from models import Model
 
-MEASURES = {"rms": "RMS", "effective_rank": "effective rank", "cosine": "mean cosine of two slots"}
+CURVES = {"rms": "RMS", "effective_rank": "effective rank", "cosine": "mean cosine of two rows"}
+ATTENTION = ("read_entropy", "read_share", "write_entropy", "keep_share", "gate")
 
 #: Of the panels: where a measure says something, so that noise is not drawn as a trend.
 _LIMITS: dict[str, tuple[float | None, float | None]] = {
@@ -35,44 +49,94 @@ _MAX_UPDATES = 128
 
 
 class Diagnostics(NamedTuple):
-    """Measures of each layer's memory ``[layers, updates]``, means over sequences."""
+    """Measures of every layer, 0 = bottom; NaN where a layer has nothing to measure. All are means over sequences."""
 
-    layers: NDArray[np.int64]  # the blocks that have a memory, 0 = bottom
-    tokens: NDArray[np.int64]  # [updates] symbols read when it was measured
-    rms: NDArray[np.float64]
-    effective_rank: NDArray[np.float64]
-    cosine: NDArray[np.float64]
+    tokens: NDArray[np.int64]  # [updates] symbols read when the memory was measured
+    curves: dict[str, NDArray[np.float64]]  # by name of CURVES: [layers, updates]
+    spectrum: NDArray[np.float64]  # [layers, K] shares of the singular values after the last update, largest first
+    attention: dict[str, NDArray[np.float64]]  # those of ATTENTION that there are: [layers, heads], or slots of a gate
+    knock_out: NDArray[np.float64]  # [1 + layers]: without any memory, and without that of each layer
+
+    def summary(self) -> dict[str, float]:
+        """One number for each measure: the mean over layers, after the last update."""
+        numbers = {name: _mean(values[:, -1]) for name, values in self.curves.items()}
+        numbers |= {name: _mean(values) for name, values in self.attention.items()}
+        numbers["knock_out"] = float(self.knock_out[0])
+        return {name: number for name, number in numbers.items() if math.isfinite(number)}
 
 
-def diagnose(model: Model, batch: Batch, *, hardware: Hardware) -> Diagnostics | None:
-    """Streams one batch through a model and measures its memory after every piece.
+def diagnose(model: Model, batch: Batch, *, hardware: Hardware, curves: bool = True) -> Diagnostics | None:
+    """Measures the memory of a model on one batch.
 
-    A causal model reads one segment at a time, a classifier its whole sequence at once.
+    Args:
+        model: Left as it was.
+        batch: Of which a few sequences are read.
+        hardware: Device and precision of the passes.
+        curves: Measure after every update (a causal model is then streamed, one segment at a time) and for each
+            layer the knock-out; otherwise only at the end and for all layers at once, in two forward passes.
 
     Returns:
-        None when no layer has a memory that travels along time.
+        None when the model has no memory beside its tokens.
     """
-    tokens = batch.tokens[:_MAX_SEQUENCES].to(hardware.device)
-    mask = None if batch.mask is None else batch.mask[:_MAX_SEQUENCES].to(hardware.device)
-    length = tokens.shape[-1]
-    piece = _segment_length(model, length) if model.causal else length
-    ends, measured, state = [], [], None
+    if not reads_memory(model):
+        return None
+    batch = _on_device(batch, hardware.device)
     was_training = model.training
     model.eval()
-    with torch.no_grad(), hardware.autocast():
+    try:
+        with torch.no_grad(), hardware.autocast():
+            return _diagnose(model, batch, curves)
+    finally:
+        model.train(was_training)
+
+
+def _diagnose(model: Model, batch: Batch, curves: bool) -> Diagnostics:
+    length = batch.tokens.shape[-1]
+    with observe(model) as probes:
+        logits, _ = model(batch.tokens, batch.mask)
+    attention = {name: _table([probe.means().get(name) for probe in probes]) for name in ATTENTION}
+    spectrum = _table([None if probe.rows is None else _spectrum(probe.rows) for probe in probes])
+    ends, measured = [length], [[_measures(probe.rows) for probe in probes]]
+    if curves and model.causal:
+        ends, measured = _stream(model, batch)
+    each = [[layer] for layer in range(len(model.blocks))] if curves else []
+    return Diagnostics(
+        np.array(ends),
+        dict(zip(CURVES, np.array(measured).transpose(2, 1, 0), strict=True)),
+        spectrum,
+        {name: table for name, table in attention.items() if not np.isnan(table).all()},
+        np.array([_knock_out(model, batch, logits, layers) for layers in (None, *each)]),
+    )
+
+
+def _stream(model: Model, batch: Batch) -> tuple[list[int], list[list[tuple[float, float, float]]]]:
+    """Tokens read and each layer's measures, after every piece."""
+    length = batch.tokens.shape[-1]
+    piece = _segment_length(model, length)
+    ends, measured, state = [], [], None
+    with observe(model) as probes:
         for start in range(0, length, piece):
             part = slice(start, start + piece)
-            _, state = model(tokens[..., part], None if mask is None else mask[..., part], state)
-            memories = model.memories(state)
+            _, state = model(batch.tokens[..., part], None if batch.mask is None else batch.mask[..., part], state)
             ends.append(min(start + piece, length))
-            measured.append([None if memory is None else measure(memory) for memory in memories])
-    model.train(was_training)
-    layers = [index for index, values in enumerate(measured[-1]) if values is not None]
-    if not layers:
-        return None
-    empty = (float("nan"),) * len(MEASURES)
-    table = np.array([[values[index] or empty for values in measured] for index in layers])
-    return Diagnostics(np.array(layers), np.array(ends), *np.moveaxis(table, -1, 0))
+            measured.append([_measures(probe.rows) for probe in probes])
+    return ends, measured
+
+
+def _knock_out(model: Model, batch: Batch, logits: Tensor, layers: list[int] | None) -> float:
+    """Total variation distance to what the model predicts without the memory of these layers."""
+    with without_memory(model, layers):
+        without, _ = model(batch.tokens, batch.mask)
+    moved = (logits.float().softmax(dim=-1) - without.float().softmax(dim=-1)).abs().sum(dim=-1) / 2
+    if moved.dim() == 1:  # a classifier predicts once for each sequence
+        return float(moved.mean())
+    weights = batch.mask if batch.weights is None else batch.weights
+    weights = torch.ones_like(moved) if weights is None else weights.to(moved.dtype)
+    return float((moved * weights).sum() / weights.sum())
+
+
+def _measures(memory: Tensor | None) -> tuple[float, float, float]:
+    return (math.nan,) * 3 if memory is None else measure(memory)
 
 
 def measure(memory: Tensor) -> tuple[float, float, float]:
@@ -82,9 +146,7 @@ def measure(memory: Tensor) -> tuple[float, float, float]:
     multiples of each other, M when they are orthogonal and of one size.
     """
     memory = memory.float()
-    singular = torch.linalg.svdvals(memory)
-    shares = singular / singular.sum(-1, keepdim=True).clamp(min=1e-12)
-    rank = torch.special.entr(shares).sum(-1).exp().mean()
+    rank = torch.special.entr(_shares(memory)).sum(-1).exp().mean()
     directions = torch.nn.functional.normalize(memory, dim=-1)
     slots = memory.shape[1]
     summed = directions.sum(1).square().sum(-1) - directions.square().sum((1, 2))  # over all pairs i != j
@@ -92,49 +154,114 @@ def measure(memory: Tensor) -> tuple[float, float, float]:
     return float(memory.square().mean().sqrt()), float(rank), float(cosine)
 
 
-def write_diagnostics(diagnostics: Diagnostics, path: Path) -> None:
-    """Stores the numbers as ``.npz``."""
-    with atomic_path(path) as temporary, temporary.open("wb") as handle:
-        np.savez(handle, **diagnostics._asdict())
+def _shares(memory: Tensor) -> Tensor:
+    """Singular values, largest first, as shares of their sum ``[B, min(M, D)]``."""
+    singular = torch.linalg.svdvals(memory.float())
+    return singular / singular.sum(-1, keepdim=True).clamp(min=1e-12)
 
 
-def read_diagnostics(path: Path) -> Diagnostics:
-    """Reads what :func:`write_diagnostics` stored."""
-    with np.load(path) as stored:
-        return Diagnostics(**{name: stored[name] for name in Diagnostics._fields})
+def _spectrum(memory: Tensor) -> Tensor:
+    return _shares(memory).mean(dim=0)
 
 
-def draw_diagnostics(diagnostics: Diagnostics, title: str, path: Path) -> None:
-    """Draws one panel per measure, one line per layer, and stores it as a picture."""
-    figure = diagnostics_figure(diagnostics, title)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+def _table(rows: list[Tensor | None]) -> NDArray[np.float64]:
+    """Rows of unequal lengths, or none, as one table with NaN."""
+    table = np.full((len(rows), max((len(row) for row in rows if row is not None), default=1)), math.nan)
+    for index, row in enumerate(rows):
+        if row is not None:
+            table[index, : len(row)] = row.double().cpu().numpy()
+    return table
 
 
-def diagnostics_figure(diagnostics: Diagnostics, title: str) -> Any:
-    """A matplotlib figure; over the layers instead when there was one update only."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def _mean(values: NDArray[np.float64]) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else math.nan
 
-    figure = Figure(figsize=(10, 3), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title)
-    over_layers = len(diagnostics.tokens) == 1
-    for axes, (name, label) in zip(figure.subplots(1, len(MEASURES)), MEASURES.items(), strict=True):
-        values = getattr(diagnostics, name)
-        if over_layers:
-            axes.plot(diagnostics.layers, values[:, 0], marker="o")
-        else:
-            for layer, curve in zip(diagnostics.layers, values, strict=True):
-                axes.plot(diagnostics.tokens, curve, marker=".", label=f"layer {layer}")
-        axes.set(xlabel="layer" if over_layers else "tokens read", ylabel=label)
-        axes.set_ylim(*_LIMITS[name])
-    if not over_layers:
-        figure.axes[-1].legend(frameon=False)
-    return figure
+
+def _on_device(batch: Batch, device: str) -> Batch:
+    """A few sequences of a batch."""
+    fields: Any = (None if field is None else field[:_MAX_SEQUENCES].to(device) for field in batch)
+    return type(batch)(*fields)
 
 
 def _segment_length(model: Model, length: int) -> int:
     """The variant's own block where it has one; never more pieces than can be drawn."""
     block = getattr(model.options, "block_len", None) or max(1, length // 16)
     return max(block, block * -(-length // (block * _MAX_UPDATES)))
+
+
+def write_diagnostics(diagnostics: Diagnostics, path: Path) -> None:
+    """Stores the numbers as ``.npz``, one array under each name."""
+    arrays: Mapping[str, Any] = {
+        "tokens": diagnostics.tokens,
+        **diagnostics.curves,
+        "spectrum": diagnostics.spectrum,
+        **diagnostics.attention,
+        "knock_out": diagnostics.knock_out,
+    }
+    with atomic_path(path) as temporary, temporary.open("wb") as handle:
+        np.savez(handle, **arrays)
+
+
+def read_diagnostics(path: Path) -> Diagnostics:
+    """Reads what :func:`write_diagnostics` stored."""
+    with np.load(path) as stored:
+        return Diagnostics(
+            stored["tokens"],
+            {name: stored[name] for name in CURVES},
+            stored["spectrum"],
+            {name: stored[name] for name in ATTENTION if name in stored},
+            stored["knock_out"],
+        )
+
+
+def draw_diagnostics(diagnostics: Diagnostics, title: str, path: Path) -> None:
+    """Draws :func:`diagnostics_figure` and stores it as a picture."""
+    figure = diagnostics_figure(diagnostics, title)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+def diagnostics_figure(diagnostics: Diagnostics, title: str) -> Any:
+    """A matplotlib figure: the curves above, one line per layer; spectrum, attention and knock-out below."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 6), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    above, below = figure.subplots(2, len(CURVES))
+    for axes, (name, label) in zip(above, CURVES.items(), strict=True):
+        _draw_curves(axes, diagnostics.tokens, diagnostics.curves[name])
+        axes.set(ylabel=label)
+        axes.set_ylim(*_LIMITS[name])
+    for layer, shares in enumerate(diagnostics.spectrum):
+        below[0].plot(np.arange(1, len(shares) + 1), shares, marker=".", label=f"layer {layer}")
+    below[0].set(xlabel="singular value", ylabel="share of the sum")
+    below[0].legend(frameon=False)
+    _draw_attention(below[1], diagnostics.attention)
+    names = ["all", *map(str, range(len(diagnostics.knock_out) - 1))]
+    below[2].bar(names, diagnostics.knock_out, color="0.4")
+    below[2].set(xlabel="layer without memory", ylabel="knock-out", ylim=(0, 1))
+    return figure
+
+
+def _draw_curves(axes: Any, tokens: NDArray[np.int64], values: NDArray[np.float64]) -> None:
+    """Over the tokens; over the layers instead when there was one update only."""
+    if len(tokens) == 1:
+        axes.plot(range(len(values)), values[:, 0], marker="o")
+        axes.set(xlabel="layer")
+        return
+    for curve in values:
+        axes.plot(tokens, curve, marker=".")
+    axes.set(xlabel="tokens read")
+
+
+def _draw_attention(axes: Any, attention: Mapping[str, NDArray[np.float64]]) -> None:
+    """One column for each measure, one point for each layer and head, coloured by layer."""
+    for place, table in enumerate(attention.values()):
+        for layer, values in enumerate(table):
+            axes.plot(np.full(len(values), place + 0.12 * layer), values, "o", color=f"C{layer}", markersize=4)
+    labels = [name.replace("_", "\n") for name in attention]
+    axes.set_xticks(range(len(labels)), labels)
+    axes.set_ylim(-0.05, 1.05)

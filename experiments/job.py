@@ -76,7 +76,7 @@ def dispatch(composed: DictConfig) -> int:
         if config.mode == "list":
             from experiments.listing import print_list
 
-            print_list()
+            print_list(composed)
             return ExitCode.OK
         if config.mode == "plan":
             from experiments.plan import print_plan

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from itertools import takewhile
+from typing import Any, cast
 
-from omegaconf import OmegaConf
+import torch
+from omegaconf import DictConfig, OmegaConf, open_dict
 
+from experiments.config import RunConfig, build_model, build_run_config, build_task
+from experiments.errors import ConfigError
 from experiments.preflight import CONF, groups
+from experiments.table import print_columns
 
 
-def print_list() -> None:
-    """Prints every choice with its one-line description; ends quietly where nobody reads on (``| head``)."""
+def print_list(composed: DictConfig) -> None:
+    """Prints every choice with its one-line description; ends quietly where nobody reads on (``| head``).
+
+    Args:
+        composed: What Hydra composed; models are sized at its scale.
+    """
     import data
 
     try:
         _section("Models (model=...)", {name: _model(name) for name in groups()["model"]})
+        _print_sizes(composed)
         _section("Tasks (task=...)", {name: _first_line(data.task_class(name).card) for name in data.available()})
         _section("Scales (scale=...)", _scales())
         _section("Studies (-m +study=...)", {name: _comment("study", name) for name in groups().get("study", ())})
@@ -33,11 +44,61 @@ def _section(title: str, lines: dict[str, str]) -> None:
     print(flush=True)
 
 
+def _print_sizes(composed: DictConfig) -> None:
+    """For each model its paper, and its size on each task: parameters, numbers carried after a training sequence."""
+    tasks = groups()["task"]
+    header = ["model", "preset of", "paper (arXiv)"]
+    header += [f"{task}: {what}" for task in tasks for what in ("parameters", "state size")]
+    rows = []
+    for name in groups()["model"]:
+        sizes = [text for task in tasks for text in _sizes(_with(composed, name, task))]
+        parent = str(_settings(name)["name"])
+        rows.append([name, "" if parent == name else parent, _paper(name, parent), *sizes])
+    print(f"Sizes at scale={composed.scale} (state size: numbers carried along time, after a training sequence)")
+    print_columns(header, rows)
+    print(flush=True)
+
+
+def _sizes(composed: DictConfig) -> tuple[str, str]:
+    try:
+        config: RunConfig = build_run_config(composed)
+        task = build_task(config)
+        with torch.device("meta"):
+            model = build_model(config, task)
+    except (ConfigError, ValueError):  # not every variant plays on every task
+        return "-", "-"
+    return f"{model.num_parameters():,}", f"{model.state_size(task.max_len):,}"
+
+
+def _with(composed: DictConfig, model: str, task: str) -> DictConfig:
+    """The same settings with another model and task."""
+    other = composed.copy()
+    with open_dict(other):
+        other.model, other.task = _settings(model), OmegaConf.load(CONF / "task" / f"{task}.yaml")
+    return other
+
+
+def _settings(model: str) -> DictConfig:
+    """A model's file; a preset's on top of what it starts from."""
+    own = cast(DictConfig, OmegaConf.load(CONF / "model" / f"{model}.yaml"))
+    parents = own.pop("defaults", [])
+    return cast(DictConfig, OmegaConf.merge(*[_settings(str(parent)) for parent in parents], own))
+
+
+def _paper(name: str, parent: str) -> str:
+    """The arXiv id that a preset's file names, else the variant's first."""
+    import models
+
+    yaml = "\n".join(_comments("model", name))
+    found = re.search(r"\d{4}\.\d{5}", yaml) or re.search(r"\d{4}\.\d{5}", _docstring(models.variant(parent)))
+    return "ours" if "Ours" in yaml else found[0] if found else ""
+
+
 def _scales() -> dict[str, str]:
     """For each scale, the tasks that have it with their size."""
     found: dict[str, list[str]] = {}
     for task in groups()["task"]:
-        columns = OmegaConf.select(OmegaConf.load(CONF / "task" / f"{task}.yaml"), "scales")
+        columns: Any = OmegaConf.select(OmegaConf.load(CONF / "task" / f"{task}.yaml"), "scales")
         for scale, size in columns.items():
             text = f"{task}: width {size['width']}, depth {size['depth']}, {size['steps']:,} steps"
             found.setdefault(str(scale), []).append(text)
@@ -55,9 +116,13 @@ def _model(name: str) -> str:
 
 def _comment(group: str, name: str) -> str:
     """The last line of the comment on top of a file of ``conf/``, which says what it is for."""
+    lines = _comments(group, name)
+    return lines[-1] if lines else ""
+
+
+def _comments(group: str, name: str) -> list[str]:
     lines = (CONF / group / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
-    top = list(takewhile(lambda line: line.startswith("#"), lines))
-    return top[-1].lstrip("# ") if top else ""
+    return [line.lstrip("# ") for line in takewhile(lambda line: line.startswith("#"), lines)]
 
 
 def _docstring(cls: type) -> str:

@@ -50,7 +50,7 @@ _READ_BY = {
         "trainer.threads",
         "trainer.progress",
     ),
-    "list": ("mode",),
+    "list": ("mode", "scale"),
 }
 
 

@@ -25,6 +25,7 @@ from experiments.interrupts import Interruption
 from experiments.lightning_modules import SequenceModule, derive_seed, make_module
 from experiments.progress import Reporter, make_display
 from experiments.tracking import Tracker, open_tracker
+from models.probe import without_memory
 
 if TYPE_CHECKING:
     from data.base import Task
@@ -151,10 +152,11 @@ def _finish(
         progress=callback.evaluation_progress("testing"),
     )
     folder.write_slices(test.slices)
-    _diagnose(config, folder, task, module, tracker)
+    memory = _look_at_memory(config, folder, task, module, callback, tracker)
     result = {
         **{f"val/{name}": value for name, value in best["metrics"].items()},
         **tested_fields(test),
+        **memory,
         "steps": config.trainer.steps,
         "best_step": best["step"],
         "milestones": _milestones(callback.history),
@@ -202,17 +204,38 @@ def _headline(task: Task, module: SequenceModule) -> str:
     return f"{size}, {facts['device']} in {facts['precision']}, data: {task.locate().name}"
 
 
-def _diagnose(config: RunConfig, folder: RunFolder, task: Task, module: SequenceModule, tracker: Tracker) -> None:
-    """Numbers and a picture of the memory, from the batch that would come next; never a reason to lose a run."""
+def _look_at_memory(
+    config: RunConfig, folder: RunFolder, task: Task, module: SequenceModule, callback: RunCallback, tracker: Tracker
+) -> dict[str, float]:
+    """How the memory looks and what it is worth; never a reason to lose a run.
+
+    Returns:
+        ``memory/…``, measured on the batch that would come next (stored and drawn in full beside), and
+        ``val/…_without_memory``: the headline metric when nothing is read from the memory, on the validation split, as
+        the test split is touched once.
+    """
     try:
         batch = task.train_batch(config.trainer.steps, config.trainer.batch_size)
         diagnostics = diagnose(module.model, batch, hardware=module.hardware)
         if diagnostics is None:
-            return
+            return {}
         picture = folder.diagnostics_file.with_suffix(".png")
         write_diagnostics(diagnostics, folder.diagnostics_file)
         draw_diagnostics(diagnostics, f"{config.label}: memory by layer", picture)
+        tracker.log_image("memory", picture)
+        with without_memory(module.model):
+            forgetful = evaluate_split(
+                module.model,
+                task,
+                "val",
+                config=config.trainer,
+                hardware=module.hardware,
+                progress=callback.evaluation_progress("testing without memory"),
+            )
     except Exception as error:
         print(f"warning: no diagnostics ({first_line(error)})", file=sys.stderr, flush=True)
-        return
-    tracker.log_image("memory", picture)
+        return {}
+    return {
+        **{f"memory/{name}": value for name, value in diagnostics.summary().items()},
+        f"val/{task.metric}_without_memory": forgetful.metrics[task.metric],
+    }

@@ -166,6 +166,8 @@ class Model(nn.Module):
         for block, before in zip(self.blocks, layers, strict=True):
             stream, block_state = block(stream, before, mask)
             after.append(block_state)
+            if block.probe is not None:
+                block.probe.rows = block.memory(stream, block_state, mask)
         return stream, tuple(after)
 
     def _walk(
@@ -208,6 +210,8 @@ class Model(nn.Module):
                 # A segment with padding in it is not full, unless it is the last of a classifier's.
                 changed = mask.all(dim=1) if self.num_classes is None else mask.any(dim=1)
         memory = self.recurrence.leave(top, self.learned_memory, state.memory, piece, mask, changed)
+        if self.recurrence.probe is not None:
+            self.recurrence.probe.rows = self.recurrence.memory(memory)
         return top.tokens, layers, memory
 
     def _embed(self, tokens: Tensor, mask: Tensor | None, start: int) -> tuple[Tensor, Tensor | None]:

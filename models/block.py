@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from models.errors import check_choice, did_you_mean
 
 if TYPE_CHECKING:
+    from models.probe import Probe
     from models.recurrence import StackRecurrence
 
 POSITIONS = ("learned", "rope", "both", "none")
@@ -125,6 +126,10 @@ class MemoryBlock(nn.Module, ABC):
     recurrence: ClassVar["type[StackRecurrence] | None"] = None
     """Where the memory returns from the top of the stack: the module that keeps it. The backbone then walks segment by
     segment, a state lives as long as its segment, and :meth:`memory` is not asked."""
+    probe: "Probe | None" = None
+    """Who is told how the memory is read and written, while somebody looks (:func:`models.probe.observe`)."""
+    memory_off: bool = False
+    """Read nothing from the memory (:func:`models.probe.without_memory`)."""
 
     def __init__(self, config: BackboneConfig, options: Any, *, causal: bool) -> None:
         super().__init__()
@@ -139,6 +144,11 @@ class MemoryBlock(nn.Module, ABC):
     def has_memory(cls, options: Any) -> bool:
         """Whether :meth:`memory` has rows that a classifier may pool."""
         return cls.memory_len(options) > 0
+
+    @classmethod
+    def reads_memory(cls, options: Any) -> bool:
+        """Whether there is a memory that :attr:`memory_off` takes away."""
+        return cls.has_memory(options)
 
     @abstractmethod
     def init_state(self, batch_size: int) -> Any:

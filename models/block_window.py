@@ -96,6 +96,11 @@ class BlockWindowBlock(MemoryBlock):
         self.feed = Residual(config)
         self.ffn = FeedForward(config)
 
+    @classmethod
+    def reads_memory(cls, options: BlockWindowOptions) -> bool:
+        """Whether a token sees blocks before its own."""
+        return options.memory_blocks > 0
+
     def init_state(self, batch_size: int) -> WindowState:
         """No token yet."""
         return WindowState(empty_cache(self, batch_size), empty_cache(self, batch_size), position=0)
@@ -105,6 +110,7 @@ class BlockWindowBlock(MemoryBlock):
     ) -> tuple[Stream, WindowState]:
         """See :meth:`MemoryBlock.forward`."""
         x = stream.tokens
+        memory_blocks = 0 if self.memory_off else self.options.memory_blocks
         state = state or self.init_state(x.shape[0])
         past = KeyValue(state.keys, state.values)
         angles = self._angles(state.position, x)
@@ -119,7 +125,7 @@ class BlockWindowBlock(MemoryBlock):
             rotate(q, angles),
             own,
             block_len=self.options.block_len,
-            memory_blocks=self.options.memory_blocks,
+            memory_blocks=memory_blocks,
             lookahead_blocks=self.options.lookahead_blocks,
             past=past,
             memory=memory if self.options.stop_gradient else None,
@@ -127,10 +133,11 @@ class BlockWindowBlock(MemoryBlock):
             key_mask=mask,
             blocks_at_once=blocks_at_once(self.options.blocks_at_once, self.options.block_len, x),
             dropout=self.config.attention_dropout if self.training else 0.0,
+            probe=self.probe,
         )
         x = self.attend.after(x, self.project.output(y))
         x = self.feed.after(x, self.ffn(self.feed.before(x)))
-        cache = trim(join([past, memory]), self.options.block_len, self.options.memory_blocks)
+        cache = trim(join([past, memory]), self.options.block_len, memory_blocks)
         return Stream(x, stream.memory), WindowState(*cache, position=state.position + stream.tokens.shape[1])
 
     def _angles(self, start: int, x: Tensor) -> Rotation | None:

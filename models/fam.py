@@ -209,6 +209,7 @@ class FamBlock(MemoryBlock):
             key_mask=mask,
             blocks_at_once=blocks_at_once(self.options.blocks_at_once, self.options.block_len, x),
             dropout=self._dropout,
+            probe=self.probe if prefix else None,
         )
         x = self.attend.after(x, self.project.output(y))
         x = self.feed.after(x, self.ffn(self.feed.before(x)))
@@ -221,7 +222,7 @@ class FamBlock(MemoryBlock):
         self, state: FamState, past: KeyValue, own: KeyValue, prompt: Tensor | None, mask: Tensor | None
     ) -> tuple[Sequence[KeyValue] | None, FamState]:
         """The chain over blocks: what each block's tokens read, and the FAM after the last whole block."""
-        if not self.options.fam_len:
+        if not self.options.fam_len or self.memory_off:
             return None, state
         size, batch_size = self.options.block_len, own.keys.shape[0]
         num_open = past.length % size
@@ -273,7 +274,10 @@ class FamBlock(MemoryBlock):
     ) -> Float[Tensor, "B F D"]:
         """F_τ: the queries of ``source``, which is also the residual, compress F_{τ-1} and one whole block."""
         seen = join([fam._replace(keys=rotate(fam.keys, angles)), block])
-        heads = attention(rotate(q, angles), *seen, dropout=self._dropout)
+        q = rotate(q, angles)
+        heads = attention(q, *seen, dropout=self._dropout)
+        if self.probe is not None:
+            self.probe.softmax("write", q, seen.keys, memory=slice(fam.length))
         y = self.project.output(heads)
         holds_nothing = state.is_prompt and self.options.update != "static"
         # An explicit zero, as it is in float32 where autocast makes y bfloat16: FAM is a sum over all blocks.
@@ -286,6 +290,8 @@ class FamBlock(MemoryBlock):
         before = self.attend.before(source).expand(len(updated), -1, -1)
         score = self.gate(torch.cat((merge_heads(heads), before), dim=-1))
         gate = (score / 6 + 0.5).clamp(0, 1)  # a hard sigmoid; PyTorch's own rounds 1/6 to float32
+        if self.probe is not None:
+            self.probe.gate(gate.squeeze(-1))
         return torch.lerp(source.expand_as(updated), updated, gate.to(updated.dtype))
 
     def _carry_prompt(self, prompt: Float[Tensor, "B2 F D"]) -> Float[Tensor, "B2 F D"]:

@@ -78,6 +78,11 @@ class FeedbackMemoryBlock(MemoryBlock):
         self.feed = Residual(config)
         self.ffn = FeedForward(config)
 
+    @classmethod
+    def reads_memory(cls, options: FeedbackMemoryOptions) -> bool:
+        """Always."""
+        return True
+
     def init_state(self, batch_size: int) -> FeedbackMemoryState:
         """No token yet."""
         nothing = empty_cache(self, batch_size)
@@ -112,11 +117,12 @@ class FeedbackMemoryBlock(MemoryBlock):
             rotate(q, angles),
             own,
             block_len=size,
-            memory_blocks=self.options.memory_blocks,
-            past=join([whole, opened]),
+            memory_blocks=0 if self.memory_off else self.options.memory_blocks,
+            past=opened if self.memory_off else join([whole, opened]),
             causal=self.causal,
             key_mask=mask,
             dropout=self.config.attention_dropout if self.training else 0.0,
+            probe=self.probe,
         )
         x = self.attend.after(x, self.project.output(y))
         x = self.feed.after(x, self.ffn(self.feed.before(x)))

@@ -188,7 +188,7 @@ class FilteredMemoryBlock(MemoryBlock):
         else:
             y, memory = self._pack_and_unpack(h, memory, mask)
             state = state._replace(position=state.position + x.shape[1])
-        x = self.attend.after(x, self.out(y))
+        x = self.attend.after(x, self.out(torch.zeros_like(y) if self.memory_off else y))
         x = self.feed.after(x, self.ffn(self.feed.before(x)))
         return Stream(x, memory), state
 
@@ -204,10 +204,14 @@ class FilteredMemoryBlock(MemoryBlock):
         values = self._filter(self._heads(self.pack_value(context)), mask)
         real = None if mask is None else visible(mask[:, :: self.options.stride])
         packed = attention(q, keys, values, mask=real, dropout=dropout, scale=1.0)
+        if self.probe is not None:
+            self.probe.softmax("write", q, keys, mask=real, scale=1.0)
         packed = self.pack_out(merge_heads(packed))  # Y_P
         keys, values = self._heads(self.key(packed)), self._heads(self.value(packed))
         q = self._heads(self.query(context))
         y = attention(q, keys, values, dropout=dropout, scale=self._unpack_scale())
+        if self.probe is not None:
+            self.probe.softmax("read", q, keys, scale=self._unpack_scale(), real=mask)
         memory = memory + self.attend.dropout(packed)
         return merge_heads(y), memory if self.attend.pre else self.memory_norm(memory)
 
@@ -246,6 +250,7 @@ class FilteredMemoryBlock(MemoryBlock):
             num_before=state.position,
             chunk_len=self.options.chunk_len,
             dropout=dropout,
+            probe=self.probe,
         )
         tail = seen[:, max(0, seen.shape[1] - (self.options.kernel - 1)) :].clone()  # a copy frees the rest
         return merge_heads(y), FilteredMemoryState(*sums, tail=tail, position=state.position + num_tokens)

@@ -132,6 +132,11 @@ class InfiniBlock(MemoryBlock):
         )
         return InfiniState(*memory, keys=cache, values=cache, position=0)
 
+    @classmethod
+    def reads_memory(cls, options: InfiniOptions) -> bool:
+        """Always."""
+        return True
+
     def learning_rate_scales(self) -> dict[str, float]:
         """β's own learning rate."""
         return {"gate": self.options.gate_lr_scale}
@@ -164,8 +169,11 @@ class InfiniBlock(MemoryBlock):
             num_open=past.length,
             update=self.options.update,
             complete=complete_blocks(mask, past.length, self.options.block_len),
+            probe=self.probe,
         )
         y = torch.lerp(local, recalled.to(local.dtype), self._weights(state.position, local))
+        if self.probe is not None:
+            self.probe.gate(self.memory_weight())
         x = self.attend.after(x, self.project.output(y))
         x = self.feed.after(x, self.ffn(self.feed.before(x)))
 
@@ -199,6 +207,8 @@ class InfiniBlock(MemoryBlock):
     def _weights(self, position: int, local: Float[Tensor, "B H T d"]) -> Float[Tensor, "H T1 1"]:
         """Weight g of each head, or of each head and token where the first segment goes without."""
         weights = self.memory_weight()[:, None, None].to(local.dtype)
+        if self.memory_off:
+            return torch.zeros_like(weights)
         if self.options.first_segment == "skip" and position < self.options.block_len:
             places = torch.arange(position, position + local.shape[2], device=local.device)
             weights = weights * (places >= self.options.block_len)[:, None]

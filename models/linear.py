@@ -42,7 +42,7 @@ from models.block import BackboneConfig, MemoryBlock, Stream, register
 from models.errors import check_choice
 from models.kernels.linear_attention import causal_linear, full_linear
 from models.kernels.linear_memory import feature_map
-from models.layers import FeedForward, Residual, SelfProjection, rotate, rotation
+from models.layers import FeedForward, Residual, SelfProjection, merge_heads, rotate, rotation
 
 EPSILON = 1e-6
 
@@ -105,6 +105,11 @@ class LinearBlock(MemoryBlock):
         self.feed = Residual(config)
         self.ffn = FeedForward(config)
 
+    @classmethod
+    def reads_memory(cls, options: LinearOptions) -> bool:
+        """Always: tokens see each other in no other way."""
+        return True
+
     def init_state(self, batch_size: int) -> LinearState:
         """No token yet."""
         weight = self.project.out.weight
@@ -124,7 +129,10 @@ class LinearBlock(MemoryBlock):
         if mask is not None:
             k = k * mask[:, None, :, None]
         y, weight, state = self._attend(q, k, v, state)
-        x = self.attend.after(x, self.project.output(y / (weight + EPSILON)))
+        if self.probe is not None:
+            self.probe.weights("read", q[:, :, -1:] * state.normaliser.transpose(-1, -2))
+        y = torch.zeros_like(y) if self.memory_off else y / (weight + EPSILON)
+        x = self.attend.after(x, self.project.output(y))
         x = self.feed.after(x, self.ffn(self.feed.before(x)))
         return Stream(x, stream.memory), state._replace(position=state.position + x.shape[1])
 
@@ -151,6 +159,12 @@ class LinearBlock(MemoryBlock):
         if self.causal:
             return causal_linear(q, k, v, start, chunk_len=self.options.chunk_len)
         return full_linear(q, k, v, start)
+
+    def memory(
+        self, stream: Stream, state: LinearState, mask: Bool[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, "B M D2"] | None:
+        """One row for each of a key's d features: S_i / z_i, heads side by side (with RoPE, of the turned keys)."""
+        return merge_heads(state.matrix / (state.normaliser + EPSILON))
 
     def state_size(self, seq_len: int) -> int:
         """D·d + D, whatever the length."""

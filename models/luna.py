@@ -150,7 +150,7 @@ class LunaBlock(MemoryBlock):
         else:
             y, memory = self._pack_and_unpack(h, memory, mask)
             state = state._replace(position=state.position + x.shape[1])
-        x = self.attend.after(x, self.out(y))
+        x = self.attend.after(x, self.out(torch.zeros_like(y) if self.memory_off else y))
         x = self.feed.after(x, self.ffn(self.feed.before(x)))
         return Stream(x, memory), state
 
@@ -165,10 +165,15 @@ class LunaBlock(MemoryBlock):
         key_mask = None if mask is None else visible(mask)
         keys, values = self._keys_and_values(self.pack_context(context))
         packed = merge_heads(attention(pack_query, keys, values, mask=key_mask, dropout=dropout))
+        if self.probe is not None:
+            self.probe.softmax("write", pack_query, keys, mask=key_mask)
         if self.options.shared:
             packed = self.out(packed)
         keys, values = self._keys_and_values(self.unpack_context(packed))
-        y = attention(self._heads(self.query(context)), keys, values, dropout=dropout)
+        q = self._heads(self.query(context))
+        y = attention(q, keys, values, dropout=dropout)
+        if self.probe is not None:
+            self.probe.softmax("read", q, keys, real=mask)
         memory = memory + self.attend.dropout(packed)
         return merge_heads(y), memory if self.attend.pre else self.memory_norm(memory)
 
@@ -202,6 +207,7 @@ class LunaBlock(MemoryBlock):
             num_before=state.position,
             chunk_len=self.options.chunk_len,
             dropout=self.config.attention_dropout if self.training else 0.0,
+            probe=self.probe,
         )
         return merge_heads(y), LunaState(*sums, position=state.position + num_tokens)
 

@@ -143,6 +143,7 @@ class MemformerRecurrence(StackRecurrence):
             scale=1 / (math.sqrt(self.config.head_width) * self.options.temperature),
             key_mask=mask,
             dropout=self.config.attention_dropout if self.training else 0.0,
+            probe=self.probe,
         )
         return merge_heads(written)
 
@@ -213,17 +214,24 @@ class MemformerBlock(MemoryBlock):
             dropout=dropout,
         )
         x = self.attend.after(x, self.project.output(y))
-        x = self.read.after(x, self._read(self.read.before(x), memory, dropout))
+        x = self.read.after(x, self._read(self.read.before(x), memory, mask, dropout))
         x = self.feed.after(x, self.ffn(self.feed.before(x)))
         return Stream(x, memory), MemformerState(*cache)
 
     def _read(
-        self, x: Float[Tensor, "B T D"], memory: Float[Tensor, "B M D"], dropout: float
+        self,
+        x: Float[Tensor, "B T D"],
+        memory: Float[Tensor, "B M D"],
+        mask: Bool[Tensor, "B T"] | None,
+        dropout: float,
     ) -> Float[Tensor, "B T D"]:
         """What the tokens find in the slots."""
         keys, values = self.read_context(memory).chunk(2, dim=-1)
         q, k, v = (split_heads(rows, self.config.num_heads) for rows in (self.read_query(x), keys, values))
-        return self.read_out(merge_heads(attention(q, k, v, dropout=dropout)))
+        y = attention(q, k, v, dropout=dropout)
+        if self.probe is not None:
+            self.probe.softmax("read", q, k, real=mask)
+        return self.read_out(merge_heads(torch.zeros_like(y) if self.memory_off else y))
 
     def state_size(self, seq_len: int) -> int:
         """2·D for each token of the open segment."""

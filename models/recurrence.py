@@ -8,12 +8,15 @@ stack's own, and the next call goes on: tokens never wait for their segment to b
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from models.block import BackboneConfig, Stream, detach
+
+if TYPE_CHECKING:
+    from models.probe import Probe
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,9 @@ class Piece(NamedTuple):
 
 class StackRecurrence(nn.Module, ABC):
     """Keeps the memory of a stack. Its state is a NamedTuple of tensors, which ``ModelState.memory`` carries."""
+
+    probe: "Probe | None" = None
+    """Who is told how the memory is written, while somebody looks."""
 
     def __init__(self, config: BackboneConfig, options: Any, *, causal: bool) -> None:
         super().__init__()

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.kernels.prefix import running_sums
+from models.probe import Probe
 
 CPU_RUN_LEN = 4096
 
@@ -56,6 +57,7 @@ def causal_luna(
     chunk_len: int = 64,
     run_len: int | None = None,
     dropout: float = 0.0,
+    probe: Probe | None = None,
 ) -> tuple[Float[Tensor, "B H T d"], LunaSums]:
     """Causal Luna over T new tokens.
 
@@ -69,20 +71,32 @@ def causal_luna(
         chunk_len: Tokens per chunk: speed only.
         run_len: Tokens whose chunks run at once: speed only. None: 4,096 on a CPU, all elsewhere.
         dropout: On the unpacking weights u.
+        probe: Told how slots write (pi over the new tokens) and how tokens read (u).
     """
+    if probe is not None:
+        probe.weights("write", pack.transpose(-1, -2))
     if run_len is None:
         run_len = CPU_RUN_LEN if q.device.type == "cpu" else q.shape[2]
     outputs = []
     runs = (x.split(run_len, dim=2) for x in (q, k, v, pack))
     for q, k, v, pack in zip(*runs, strict=True):
-        y, sums = _run(q, k, v, pack, sums, num_before=num_before, chunk_len=chunk_len, dropout=dropout)
+        y, sums = _run(q, k, v, pack, sums, num_before=num_before, chunk_len=chunk_len, dropout=dropout, probe=probe)
         outputs.append(y)
         num_before += y.shape[2]
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2), sums
 
 
 def _run(
-    q: Tensor, k: Tensor, v: Tensor, pack: Tensor, sums: LunaSums, *, num_before: int, chunk_len: int, dropout: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pack: Tensor,
+    sums: LunaSums,
+    *,
+    num_before: int,
+    chunk_len: int,
+    dropout: float,
+    probe: Probe | None,
 ) -> tuple[Float[Tensor, "B H T d"], LunaSums]:
     """All chunks of one run at once."""
     num_tokens = q.shape[2]
@@ -98,7 +112,10 @@ def _run(
 
     before_key_pack, key_pack = running_sums(k.transpose(-1, -2), pack, sums.key_pack)
     scores = (q @ k.transpose(-1, -2)).tril() @ pack + q @ before_key_pack.to(q.dtype)
-    unpack = functional.dropout((scores * inverse).softmax(dim=-1), dropout)  # u [B, H, N, C, M]
+    unpack = (scores * inverse).softmax(dim=-1)  # u [B, H, N, C, M]
+    if probe is not None:
+        probe.weights("read", unpack.flatten(2, 3)[:, :, :num_tokens])
+    unpack = functional.dropout(unpack, dropout)
     before_pack_value, pack_value = running_sums(pack.transpose(-1, -2), v, sums.pack_value)
     y = (unpack @ pack.transpose(-1, -2)).tril() @ v + unpack @ before_pack_value.to(q.dtype)
     y = (y * inverse).flatten(2, 3)[:, :, :num_tokens]

@@ -32,6 +32,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.kernels.precision import no_autocast
+from models.probe import Probe
 
 UPDATES = ("linear", "delta", "delta_corrected")
 #: A denominator below this counts as this: its square is still a normal float32, so that no gradient overflows.
@@ -86,6 +87,7 @@ def segment_memory(
     num_open: int = 0,
     update: str = "linear",
     complete: Bool[Tensor, "B N"] | None = None,
+    probe: Probe | None = None,
 ) -> tuple[Float[Tensor, "B H T e"], LinearMemory]:
     """Read T new tokens from the memory before their segments, and write every segment that is whole.
 
@@ -100,6 +102,7 @@ def segment_memory(
         num_open: Tokens of the first segment that came before the new ones.
         update: One of :data:`UPDATES`.
         complete: For each of the N segments, whether it is written; None writes all.
+        probe: Told how the tokens read: y is a mean of the rows M_i / z_i with weights φ(q)_i z_i.
     """
     dtype = memory.matrix.dtype
     with no_autocast(q):
@@ -108,11 +111,13 @@ def segment_memory(
         if complete is not None:
             k = k * complete[:, None, :, None, None]
         memories = write(k, v, memory, update=update)
-        y = _read_segments(q, memories, num_open, segment_len)
+        y = _read_segments(q, memories, num_open, segment_len, probe)
     return y, LinearMemory(memories.matrix[:, :, -1], memories.normaliser[:, :, -1])
 
 
-def _read_segments(q: Tensor, memories: LinearMemory, num_open: int, segment_len: int) -> Float[Tensor, "B H T e"]:
+def _read_segments(
+    q: Tensor, memories: LinearMemory, num_open: int, segment_len: int, probe: Probe | None
+) -> Float[Tensor, "B H T e"]:
     """Each query from the memory before its segment; the first stands at place ``num_open`` of the first segment."""
     num_tokens = q.shape[2]
     if num_open + num_tokens <= segment_len:
@@ -121,10 +126,10 @@ def _read_segments(q: Tensor, memories: LinearMemory, num_open: int, segment_len
         skipped = num_open
         q = functional.pad(q, (0, 0, num_open, -(num_open + num_tokens) % segment_len))
         q = q.unflatten(2, (-1, segment_len))
-    num_read = q.shape[2]
-    numerator, denominator = recall(
-        q, LinearMemory(memories.matrix[:, :, :num_read], memories.normaliser[:, :, :num_read])
-    )
+    matrices, normalisers = (part[:, :, : q.shape[2]] for part in memories)
+    if probe is not None:
+        probe.weights("read", (q * normalisers.unsqueeze(-2)).flatten(2, 3))
+    numerator, denominator = recall(q, LinearMemory(matrices, normalisers))
     return (numerator * inverse(denominator)).flatten(2, 3)[:, :, skipped : skipped + num_tokens]
 
 

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.kernels.window import KeyValue
+from models.probe import Probe
 
 
 def slot_attention(
@@ -16,6 +17,7 @@ def slot_attention(
     scale: float,
     key_mask: Bool[Tensor, "B T"] | None = None,
     dropout: float = 0.0,
+    probe: Probe | None = None,
 ) -> Float[Tensor, "B H M e"]:
     """softmax(scale [q_i . k_i , q_i K^T]) [m_i ; V] for each slot i (arXiv 2010.06891, final version).
 
@@ -26,11 +28,15 @@ def slot_attention(
         scale: On the scores.
         key_mask: True where a token is real.
         dropout: On attention weights.
+        probe: Told how the slots write.
     """
     own = (q * slots.keys).sum(dim=-1, keepdim=True)
     others = q @ tokens.keys.transpose(-1, -2)
     if key_mask is not None:
         others = others.masked_fill(~key_mask[:, None, None, :], -torch.inf)
-    weights = functional.dropout((torch.cat((own, others), dim=-1) * scale).softmax(dim=-1), dropout)
+    weights = (torch.cat((own, others), dim=-1) * scale).softmax(dim=-1)
+    if probe is not None:
+        probe.weights("write", weights, memory=slice(1))
+    weights = functional.dropout(weights, dropout)
     own, others = weights.split((1, tokens.length), dim=-1)
     return own * slots.values + others @ tokens.values

@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from models.kernels.softmax import attention, causal_mask, visible
+from models.probe import Probe
 
 
 class KeyValue(NamedTuple):
@@ -94,6 +95,7 @@ def window_attention(
     key_mask: Bool[Tensor, "B T"] | None = None,
     blocks_at_once: int = 1,
     dropout: float = 0.0,
+    probe: Probe | None = None,
 ) -> Float[Tensor, "B H T d"]:
     """Block sliding window attention of T new tokens.
 
@@ -112,6 +114,7 @@ def window_attention(
         blocks_at_once: How many whole blocks go through one fused call. Changes speed, not numbers: few keep the
             data in a CPU's cache, many fill a GPU.
         dropout: On attention weights.
+        probe: Told how the tokens read the memory: the prefix, or else the blocks before.
     """
     assert not (causal and lookahead_blocks)
     num_open, num_past_blocks = past.length % block_len, past.length // block_len
@@ -126,6 +129,8 @@ def window_attention(
         extra = [prefix[number - num_past_blocks]] if prefix else []
         seen = [*memory_keys[first:number], *extra, *own_blocks[number:stop]]
         blocks.append(_Block(queries, first, number, stop, sum(slots.length for slots in extra), seen))
+        if probe is not None:
+            _tell(probe, blocks[-1], masks)
 
     def is_regular(block: _Block) -> bool:
         """Seeing a full window of whole blocks without padding: such blocks share one shape and one mask."""
@@ -183,6 +188,16 @@ def _attend(group: list[_Block], masks: "_BlockMasks", dropout: float) -> Sequen
     values = torch.stack([key_value.values for key_value in seen], dim=2).flatten(1, 2)
     out = attention(queries, keys, values, mask=masks.causal(queries, keys.shape[2]), dropout=dropout)
     return out.unflatten(1, (-1, len(group))).unbind(dim=2)
+
+
+def _tell(probe: Probe, block: _Block, masks: "_BlockMasks") -> None:
+    """How the queries of one block read the memory among all that they see."""
+    num_before = sum(part.length for part in block.seen[: block.number - block.first])
+    memory = slice(num_before, num_before + block.num_prefix) if block.num_prefix else slice(num_before)
+    keys = join(block.seen).keys
+    real = masks.real[block.number][:, -block.queries.shape[2] :] if masks.real else None
+    mask = masks.mask(block, keys.shape[2])
+    probe.softmax("read", block.queries, keys, mask=mask, memory=memory, real=real)
 
 
 class _BlockMasks:

@@ -12,13 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 
-from experiments.config import REPOSITORY
+from experiments.config import REPOSITORY, register_resolvers
 from experiments.errors import ExitCode
 from experiments.job import run_job
 from experiments.listing import print_list
 from experiments.plan import print_plan
-from experiments.preflight import groups
+from experiments.preflight import CONF, groups
 from experiments.store import RunFolder
 from tests.experiments.small_runs import TINY, folder_of, settings
 
@@ -190,7 +191,14 @@ def test_a_plan_without_data_says_so(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_the_list_shows_what_exists(capsys: pytest.CaptureFixture[str]) -> None:
-    print_list()
+    register_resolvers()
+    with initialize_config_dir(str(CONF), version_base="1.3", job_name="run"):
+        print_list(compose("config", ["scale=smoke"]))
     out = capsys.readouterr().out
     for text in ("  fam ", "  lra_text ", "  laptop ", "  spine ", "TransformerFAM", "The committed table"):
         assert text in out
+    sizes = {line.split()[0]: line.split() for line in out.partition("scale=smoke")[2].splitlines() if line}
+    assert sizes["fam"][1] == "2404.09173"
+    assert sizes["rmt"][1:3] == ["mat", "2207.06881"]
+    assert sizes["fam_gated"][1:3] == ["fam", "ours"]
+    assert all(len(sizes[name]) >= 6 for name in groups()["model"])

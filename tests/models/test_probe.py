@@ -1,0 +1,161 @@
+"""Looking at a memory changes nothing; its measures are those of weights known beforehand; without it, it is gone."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+import models
+from models.probe import Probe, observe, reads_memory, without_memory
+from tests.models.cases import CASES, SEGMENT, VARIANTS, build, distinct_tokens, token_gradients
+
+NUM_TOKENS = 3 * SEGMENT + 2
+ENTROPIES = ("read_entropy", "write_entropy")
+
+#: What the memory of each variant is told by; a gate says more than a share where there is one.
+TOLD = {
+    "block_window": {"read_entropy", "read_share"},
+    "fam": {"read_entropy", "read_share", "write_entropy", "keep_share"},
+    "feedback_memory": {"read_entropy", "read_share"},
+    "filtered_memory": set(ENTROPIES),
+    "infini": {"read_entropy", "gate"},
+    "linear": {"read_entropy"},
+    "luna": set(ENTROPIES),
+    "mat": {"read_entropy", "read_share", "write_entropy", "keep_share"},
+    "memformer": {"read_entropy", "write_entropy", "keep_share"},
+    "transformer": set(),
+}
+
+#: Options with a memory, and nothing but it between segments.
+MEMORY_ALONE: dict[str, dict[str, Any]] = {
+    "block_window": {"memory_blocks": 2},
+    "fam": {"memory_blocks": 0},
+    "mat": {"carry": True},
+}
+
+
+def make(name: str, *, causal: bool = True, **settings: Any) -> models.Model:
+    options = CASES[name].options | MEMORY_ALONE.get(name, {}) | settings
+    return build(name, causal=causal, num_classes=None if causal else 3, **options).eval()
+
+
+# ---- measures
+
+
+def test_entropy_is_the_share_of_the_greatest() -> None:
+    probe = Probe()
+    probe.weights("read", torch.tensor([[[1.0, 1.0, 1.0, 1.0]], [[0.0, 7.0, 0.0, 0.0]]])[None])
+    probe.weights("write", torch.tensor([1.0, 1.0, 2.0]).view(1, 1, 1, 3))
+    means = probe.means()
+    assert means["read_entropy"].tolist()[0] == pytest.approx(1.0)
+    assert means["read_entropy"][1].isnan(), "one key of weight above zero has no entropy to share"
+    assert means["write_entropy"].item() == pytest.approx(1.5 * math.log(2) / math.log(3))
+
+
+def test_softmax_is_that_of_attention() -> None:
+    q, k = torch.randn(2, 3, 5, 4), torch.randn(2, 3, 6, 4)
+    mask = torch.rand(2, 1, 5, 6) < 0.7
+    mask[..., :2] = True
+    weights = (q @ k.transpose(-1, -2) / 2).masked_fill(~mask, -torch.inf).softmax(dim=-1)
+    probe, expected = Probe(), Probe()
+    probe.softmax("read", q, k, mask=mask, memory=slice(2))
+    expected.weights("read", weights, memory=slice(2))
+    for name, value in expected.means().items():
+        torch.testing.assert_close(probe.means()[name], value)
+    torch.testing.assert_close(probe.means()["read_share"].float(), weights[..., :2].sum(dim=-1).mean(dim=(0, 2)))
+
+
+def test_padded_queries_do_not_count() -> None:
+    weights = torch.rand(1, 2, 4, 3)
+    probe, expected = Probe(), Probe()
+    probe.weights("read", weights, real=torch.tensor([[True, True, False, False]]))
+    expected.weights("read", weights[:, :, :2])
+    torch.testing.assert_close(probe.means(), expected.means())
+
+
+def test_calls_are_averaged_and_an_empty_memory_says_nothing() -> None:
+    probe = Probe()
+    probe.weights("read", torch.ones(1, 1, 3, 2), memory=slice(0))
+    assert not probe.means()
+    probe.gate(torch.tensor([0.2, 0.4]))
+    probe.gate(torch.tensor([0.4, 0.4]))
+    assert probe.means()["gate"].tolist() == pytest.approx([0.3, 0.4])
+
+
+# ---- every variant
+
+
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "both ways"])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_looking_changes_no_number(name: str, causal: bool) -> None:
+    model, tokens = make(name, causal=causal), distinct_tokens(2, NUM_TOKENS)
+    mask = None if causal else torch.arange(NUM_TOKENS).expand(2, -1) < torch.tensor([[NUM_TOKENS], [NUM_TOKENS - 3]])
+    before, _ = model(tokens, mask)
+    with observe(model) as probes:
+        during, _ = model(tokens, mask)
+    assert torch.equal(before, during)
+    assert all(block.probe is None for block in model.blocks)
+    told = set().union(*(probe.means() for probe in probes))
+    assert told == TOLD[name]
+    for probe in probes:
+        for measure, values in probe.means().items():
+            assert values.isfinite().all(), measure
+            assert (values >= 0).all(), measure
+            assert (values <= 1 + 1e-6).all(), measure
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "transformer"])
+def test_without_its_memory_a_segment_is_alone(name: str) -> None:
+    """No gradient reaches what stands before the segment; switched on again, it is what it was."""
+    model = make(name)
+    assert reads_memory(model)
+    tokens = distinct_tokens(1, NUM_TOKENS)
+    before, _ = model(tokens)
+    with without_memory(model):
+        without, _ = model(tokens)
+    gradient = token_gradients(model, tokens, without[:, 3 * SEGMENT :].square().sum())
+    assert not gradient[:, : 3 * SEGMENT].any()
+    assert gradient[:, 3 * SEGMENT :].any()
+    assert not torch.equal(before, without)
+    assert torch.equal(before, model(tokens)[0])
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "transformer"])
+def test_without_memory_pieces_give_the_same_as_the_whole(name: str) -> None:
+    model, tokens = make(name), distinct_tokens(2, NUM_TOKENS)
+    with without_memory(model):
+        whole, _ = model(tokens)
+        parts, state = [], None
+        for piece in tokens.split((1, SEGMENT, SEGMENT + 2, NUM_TOKENS - 2 * SEGMENT - 3), dim=1):
+            logits, state = model(piece, state=state)
+            parts.append(logits)
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "both ways"])
+@pytest.mark.parametrize(
+    ("name", "twin"),
+    [
+        ("block_window", {"memory_blocks": 0}),
+        ("fam", {"fam_len": 0}),
+        ("mat", {"memory_len": 0, "carry": False}),
+    ],
+)
+def test_without_memory_is_the_variant_that_has_none(name: str, twin: dict[str, Any], causal: bool) -> None:
+    model, other = make(name, causal=causal), make(name, causal=causal, **twin)
+    other.load_state_dict(model.state_dict(), strict=False)
+    tokens = distinct_tokens(2, NUM_TOKENS)
+    assert not reads_memory(other)
+    with without_memory(model):
+        torch.testing.assert_close(model(tokens)[0], other(tokens)[0], rtol=1e-9, atol=1e-9)
+
+
+def test_one_layer_can_go_without() -> None:
+    model, tokens = make("luna"), distinct_tokens(1, NUM_TOKENS)
+    results = []
+    for layers in (None, [0], [1], []):
+        with without_memory(model, layers):
+            results.append(model(tokens)[0])
+    assert torch.equal(results[-1], model(tokens)[0])
+    assert all(not torch.equal(one, other) for place, one in enumerate(results) for other in results[:place])
