@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from experiments import checkpoints
 from experiments.config import build_model, build_task
 from experiments.errors import ConfigError
+from experiments.finite import reporting_non_finite
 from experiments.hardware import Hardware
 from experiments.progress import Snapshot, make_display
 
@@ -29,7 +31,7 @@ def evaluate_split(
     progress: Progress | None = None,
 ) -> Evaluation:
     """Scores a model on a split, on the device and in the precision of the run."""
-    with hardware.autocast():
+    with hardware.autocast(), reporting_non_finite(model, lambda text: _warn(f"{split}: {text}")):
         return task.evaluate(
             model,
             split,
@@ -37,6 +39,10 @@ def evaluate_split(
             device=hardware.device,
             progress=progress,
         )
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 def tested_fields(evaluation: Evaluation) -> dict[str, Any]:

@@ -6,6 +6,7 @@ and the batch depends on (seed, step) only. That is all there is to exact resume
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from experiments.errors import DivergedError
+from experiments.finite import find_non_finite
 from experiments.hardware import Hardware
 from experiments.optim import learning_rate, make_optimizer, set_learning_rate
 
@@ -108,11 +110,13 @@ class SequenceModule(lightning.LightningModule, ABC):
             losses.append(loss.detach())
         limit = self.trainer_config.clip_norm
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), float("inf") if limit is None else limit)
+        self.losses.append(losses[0] if len(losses) == 1 else torch.stack(losses).sum())
+        self.gradient_norms.append(norm)
+        if self.hardware.device == "cpu" and not math.isfinite(norm):  # elsewhere, each step would wait for the answer
+            self._refuse(step, batch)
         set_learning_rate(optimizer.optimizer, self.learning_rate(step))
         optimizer.step()
         optimizer.zero_grad()
-        self.losses.append(losses[0] if len(losses) == 1 else torch.stack(losses).sum())
-        self.gradient_norms.append(norm)
 
     def _forward(self, batch: Batch, *, seed: int, step: int) -> tuple[Tensor, Any]:
         """Summed loss of a part of a batch, and the state after it; autocast stays out of the backward pass."""
@@ -124,8 +128,18 @@ class SequenceModule(lightning.LightningModule, ABC):
             logits, state = self.run_model(batch.tokens, batch.mask, state)
         return self.loss(logits.float(), batch), state
 
-    def check_finite(self) -> None:
+    def _refuse(self, step: int, batch: Batch) -> None:
+        """Stops before the weights are touched, so that the place can still be found."""
+        torch.manual_seed(derive_seed(self.seed, step))
+        with self.hardware.autocast():
+            self.check_finite(step + 1, where=find_non_finite(self.model, batch) or "the backward pass")
+
+    def check_finite(self, last_step: int | None = None, *, where: str | None = None) -> None:
         """Looks at all steps since the last row.
+
+        Args:
+            last_step: the last of them; default: the trainer's.
+            where: what is known of the place.
 
         Raises:
             DivergedError: a loss or a gradient was NaN or infinite; names the first such step.
@@ -138,9 +152,11 @@ class SequenceModule(lightning.LightningModule, ABC):
             return
         index = int((~finite).nonzero()[0])
         what, value = ("loss", losses[index]) if not losses[index].isfinite() else ("gradient", norms[index])
-        step = self.trainer.global_step - len(self.losses) + index + 1
+        last_step = self.trainer.global_step if last_step is None else last_step
+        step = last_step - len(self.losses) + index + 1
+        place = f", first in {where}" if where else ""
         raise DivergedError(
-            f"{what} is {float(value)} at step {step} (learning rate {self.learning_rate(step - 1):.3g}): "
+            f"{what} is {float(value)} at step {step}{place} (learning rate {self.learning_rate(step - 1):.3g}): "
             "try a lower trainer.learning_rate, more trainer.warmup_steps or a smaller trainer.clip_norm"
         )
 

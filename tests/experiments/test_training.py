@@ -202,7 +202,7 @@ def test_nan_stops_before_anything_is_stored(tmp_path: Path, capfd: pytest.Captu
     capfd.readouterr()
     assert run_here(longer) == ExitCode.FAILED
     message = capfd.readouterr().err
-    assert "loss is nan at step 7 (learning rate" in message
+    assert "loss is nan at step 7, first in weight embedding.weight (learning rate" in message
     assert "trainer.learning_rate" in message
     assert len(message.splitlines()) == 1
     assert poisoned.state == "failed"
