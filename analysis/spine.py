@@ -13,12 +13,11 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.passkey import passkey_figure
+from analysis.readme import README, markdown, write_section
 from analysis.style import save
 from experiments.results import bootstrap, load_config, load_results, load_slices
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-README = RESULTS.parent / "README.md"
-MARKS = ("<!-- measured:begin -->", "<!-- measured:end -->")
 
 VARIANTS = ("transformer", "block_window", "luna", "fam", "fam_gated")
 RUN_COLUMNS = [
@@ -100,7 +99,7 @@ def text_table(runs: pd.DataFrame) -> str:
     for variant, rows in _by_variant(runs[runs["task"] == "lra_text"]):
         score = mean_and_interval(rows["test/accuracy"])
         lines.append([f"`{variant}`", str(len(rows)), score, *_costs(rows)])
-    return _markdown(header, lines)
+    return markdown(header, lines)
 
 
 def passkey_table(runs: pd.DataFrame, slices: pd.DataFrame) -> str:
@@ -115,7 +114,7 @@ def passkey_table(runs: pd.DataFrame, slices: pd.DataFrame) -> str:
         scores = [mean_and_interval(scores) or "not run" for _, scores in by_length.iterrows()]
         state = f"{rows['state_size'].iloc[0]:,.0f}"
         lines.append([f"`{variant}`", str(len(rows)), *scores, state, *_costs(rows)])
-    return _markdown([*header, "state after training length", "parameters", "tokens/s", "minutes a run"], lines)
+    return markdown([*header, "state after training length", "parameters", "tokens/s", "minutes a run"], lines)
 
 
 def _by_variant(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -129,11 +128,6 @@ def _costs(rows: pd.DataFrame) -> list[str]:
         f"{rows['tokens_per_second'].median():,.0f}",
         f"{rows['wall_seconds'].median() / 60:.1f}",
     ]
-
-
-def _markdown(header: list[str], lines: list[list[str]]) -> str:
-    rows = [header, ["---"] * len(header), *lines]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def report(runs: pd.DataFrame, slices: pd.DataFrame) -> str:
@@ -168,9 +162,7 @@ def main() -> None:
     reach = {str(name): int(blocks) for name, blocks in zip(bounded["variant"], bounded["reach_blocks"], strict=True)}
     for path in save(passkey_figure(slices, reach), RESULTS / "figures" / "spine_passkey"):
         print(f"wrote {path.relative_to(RESULTS.parent)}")
-    before, rest = README.read_text(encoding="utf-8").split(MARKS[0])
-    after = rest.split(MARKS[1])[1]
-    README.write_text(f"{before}{MARKS[0]}\n{report(runs, slices)}\n{MARKS[1]}{after}", encoding="utf-8")
+    write_section("measured", report(runs, slices))
     print(f"wrote the measured section of {README.name}")
 
 

@@ -12,9 +12,28 @@ COLOURS = {
     "luna": "#009E73",
     "fam": "#0072B2",
     "fam_gated": "#D55E00",
+    "infini": "#CC79A7",
+    "filtered_memory": "#56B4E9",
+    # Tol's muted palette, where Okabe and Ito's ends.
+    "linear": "#999933",
+    "mat": "#AA4499",
+    "rmt": "#882255",
+    "memformer": "#44AA99",
 }
-MARKERS = {"transformer": "s", "block_window": "v", "luna": "D", "fam": "o", "fam_gated": "P"}
-SPARE_COLOURS = ("#CC79A7", "#56B4E9", "#F0E442")
+MARKERS = {
+    "transformer": "s",
+    "block_window": "v",
+    "luna": "D",
+    "fam": "o",
+    "fam_gated": "P",
+    "infini": "^",
+    "filtered_memory": "d",
+    "linear": "<",
+    "mat": "h",
+    "rmt": "p",
+    "memformer": "*",
+}
+SPARE_COLOURS = ("#661100", "#6699CC", "#332288")
 
 
 def colour(variant: str) -> str:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
-MODES = ("train", "eval", "plan", "list")
+MODES = ("train", "eval", "bench", "plan", "list")
 SCHEDULES = ("cosine", "inverse_sqrt", "constant")
 PRECISIONS = ("auto", "32", "bf16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -206,6 +206,34 @@ class StoreConfig:
 
 
 @dataclass(frozen=True)
+class BenchConfig:
+    """What mode=bench measures. Sizes that are null are those of the scale."""
+
+    lengths: tuple[int, ...] = (1024, 4096, 16384, 65536)
+    """Tokens in a sequence."""
+    batch_size: int = 1
+    """Sequences in a step."""
+    segment_len: int | None = None
+    """Length of a segment (block, window) for all variants that have one."""
+    memory_len: int | None = None
+    """Memory slots (of FAM: feedback slots) for all variants that have them."""
+    peers: bool = True
+    """Measure installed packages from PyPI beside the variants that they correspond to."""
+    max_seconds: float = 10.0
+    """Of repetitions of one step. Where a single one took longer, greater lengths are skipped."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lengths", tuple(self.lengths))
+        _check(len(self.lengths) > 0, "bench.lengths", list(self.lengths), "must name at least one length")
+        for length in self.lengths:
+            _check(length >= 1, "bench.lengths", length, "must be at least 1")
+        for name in ("batch_size", "segment_len", "memory_len"):
+            value = getattr(self, name)
+            _check(value is None or value >= 1, f"bench.{name}", value, "must be at least 1")
+        _check(self.max_seconds > 0, "bench.max_seconds", self.max_seconds, "must be above 0")
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Everything about one run. Built by :func:`build_run_config`."""
 
@@ -223,8 +251,10 @@ class RunConfig:
     """Where data are looked for."""
     store: StoreConfig = field(default_factory=StoreConfig)
     """Where results go."""
+    bench: BenchConfig = field(default_factory=BenchConfig)
+    """What mode=bench measures; changes nothing else."""
     mode: str = "train"
-    """train, eval (score a stored run again), plan (say what would happen) or list (what exists)."""
+    """train, eval (score a stored run again), bench (measure its cost), plan (say what would happen) or list."""
     scale: str = "laptop"
     """Column of the task's table of sizes that the settings were taken from."""
     seed: int = 0
@@ -253,7 +283,7 @@ def check_mode(mode: str, *, run: str | None, force: bool) -> None:
         raise ConfigError("mode=eval needs run=<first digits of the run's hash>: see results/runs/<task>/<model>/")
     if mode != "eval" and run:
         raise ConfigError(f"run={run} has no effect with mode={mode}: it names the run for mode=eval")
-    if force and mode in ("eval", "list"):
+    if force and mode in ("eval", "bench", "list"):
         raise ConfigError(f"force=true has no effect with mode={mode}: it starts a run over with mode=train")
 
 
@@ -273,6 +303,7 @@ def build_run_config(composed: DictConfig | Mapping[str, Any]) -> RunConfig:
         "logger": lambda section: typed(LoggerConfig, section, "logger"),
         "data": lambda section: typed(DataConfig, section, "data"),
         "store": lambda section: typed(StoreConfig, section, "store"),
+        "bench": lambda section: typed(BenchConfig, section, "bench"),
     }
     _refuse_unknown(values, [item.name for item in fields(RunConfig)], "")
     built = {name: build(_section(values, name)) for name, build in sections.items()}
@@ -298,8 +329,8 @@ def sweep_id() -> str:
 
 
 def sweep_folder(root: str | None, mode: str) -> Path:
-    """Where this process keeps what belongs to its sweep: logs and the table. A plan leaves nothing behind."""
-    if mode == "plan":
+    """Where this process keeps what belongs to its sweep: logs and the table. A plan or a benchmark has none."""
+    if mode in ("plan", "bench"):
         return Path(tempfile.gettempdir()) / f"memattn-plan-{sweep_id()}"
     return StoreConfig(root).folder / "sweeps" / sweep_id()
 

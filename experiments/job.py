@@ -82,6 +82,10 @@ def dispatch(composed: DictConfig) -> int:
             from experiments.plan import print_plan
 
             return print_plan([config])
+        if config.mode == "bench":
+            from experiments.bench import run_bench
+
+            return run_bench([config])
     except ConfigError as error:
         _say("error:", str(error), error=True)
         return ExitCode.USER_ERROR

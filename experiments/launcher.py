@@ -69,11 +69,9 @@ class LocalLauncher(Launcher):
         folder = Path(self.config.hydra.sweep.dir)
         configs = [self._typed(overrides) for overrides in job_overrides]
         settings = varied_settings(job_overrides)
-        if configs[0].mode == "plan":
-            from experiments.plan import print_plan
-
+        if configs[0].mode in ("plan", "bench"):
             shutil.rmtree(folder, ignore_errors=True)
-            raise SystemExit(print_plan(configs, settings))
+            raise SystemExit(_answer(configs, settings))
         everything = zip(job_overrides, configs, settings, strict=True)
         jobs = [Job(index + 1, len(configs), folder, *job) for index, job in enumerate(everything)]
         raise SystemExit(run_sweep(jobs, folder, places=find_places(self.jobs, configs)))
@@ -85,6 +83,17 @@ class LocalLauncher(Launcher):
         with open_dict(composed):
             del composed["hydra"]
         return build_run_config(composed)
+
+
+def _answer(configs: Sequence[RunConfig], settings: Sequence[str]) -> int:
+    """What is answered by one process for all jobs: a benchmark's would disturb each other."""
+    if configs[0].mode == "bench":
+        from experiments.bench import run_bench
+
+        return run_bench(configs)
+    from experiments.plan import print_plan
+
+    return print_plan(configs, settings)
 
 
 def register_launcher() -> None:

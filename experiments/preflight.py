@@ -39,7 +39,7 @@ CONF = REPOSITORY / "conf"
 #: Bytes that a sweep needs at least: Hydra's record of it, the table and logs.
 _ROOM = 1 << 18
 
-#: What mode=eval and mode=list read of the command line; the stored run says the rest.
+#: What these modes read of the command line.
 _READ_BY = {
     "eval": (
         "mode",
@@ -49,6 +49,19 @@ _READ_BY = {
         "trainer.device",
         "trainer.threads",
         "trainer.progress",
+    ),
+    "bench": (
+        "mode",
+        "model",
+        "task",
+        "scale",
+        "backbone",
+        "bench",
+        "store",
+        "trainer.device",
+        "trainer.precision",
+        "trainer.threads",
+        "trainer.compile",
     ),
     "list": ("mode", "scale"),
 }
@@ -79,7 +92,7 @@ def check_command_line(arguments: Sequence[str]) -> list[RunConfig]:
         jobs = list(_jobs(overrides, multirun=args.multirun))
         configs = [_check_job(job, jobs) for job in jobs]
     _refuse_duplicates(jobs, configs)
-    if args.multirun and configs[0].mode != "plan":
+    if args.multirun and configs[0].mode == "train":
         _check_writable(configs[0].store.folder / "sweeps")
     return configs
 
@@ -188,6 +201,8 @@ def _check_mode(overrides: Sequence[Override], *, multirun: bool) -> None:
     if mode == "eval" and multirun:
         raise ConfigError("mode=eval scores one stored run: leave out -m")
     for override in overrides:
+        if mode != "bench" and _is_below(override.key_or_group, ("bench",)):
+            raise ConfigError(f"{_text(override)} has no effect with mode={mode}: it is for mode=bench")
         if mode in _READ_BY and not _is_below(override.key_or_group, (*_READ_BY[mode], "hydra")):
             read = ", ".join(_READ_BY[mode])
             raise ConfigError(f"{_text(override)} has no effect with mode={mode}: it reads {read}")
@@ -225,7 +240,7 @@ def _study_params(fixed: list[str]) -> Mapping[str, Any]:
 def _check_job(overrides: list[str], jobs: Sequence[list[str]]) -> RunConfig:
     try:
         config = build_run_config(_compose(overrides))
-        if config.mode in ("train", "plan"):
+        if config.mode in ("train", "plan", "bench"):
             check_run(config)
         return config
     except ConfigError as error:

@@ -8,6 +8,7 @@ import pytest
 
 from analysis import spine
 from analysis.passkey import passkey_figure
+from analysis.readme import README, marks
 from analysis.style import save
 
 
@@ -90,8 +91,9 @@ def test_runs_of_two_settings_are_never_one_row() -> None:
 
 
 def test_the_readme_shows_what_the_committed_files_hold() -> None:
-    readme = spine.README.read_text(encoding="utf-8")
-    shown = readme.split(spine.MARKS[0])[1].split(spine.MARKS[1])[0].strip()
+    readme = README.read_text(encoding="utf-8")
+    begin, end = marks("measured")
+    shown = readme.split(begin)[1].split(end)[0].strip()
     stored = (spine.RESULTS / "spine.csv", spine.RESULTS / "spine_passkey.csv")
     assert shown == spine.report(*map(pd.read_csv, stored)).strip()
 

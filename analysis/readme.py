@@ -1,0 +1,24 @@
+"""The README's measured sections: each stands between two marks and is written whole."""
+
+from pathlib import Path
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+def marks(name: str) -> tuple[str, str]:
+    """What stands in front of a section and behind it."""
+    return f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+
+
+def write_section(name: str, text: str, readme: Path = README) -> None:
+    """Replace what stands between the marks of a section."""
+    begin, end = marks(name)
+    before, rest = readme.read_text(encoding="utf-8").split(begin)
+    after = rest.split(end)[1]
+    readme.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
+
+
+def markdown(header: list[str], lines: list[list[str]]) -> str:
+    """A table."""
+    rows = [header, ["---"] * len(header), *lines]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
