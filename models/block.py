@@ -140,6 +140,9 @@ class MemoryBlock(nn.Module, ABC):
         """Whether :meth:`memory` has rows that a classifier may pool."""
         return cls.memory_len(options) > 0
 
+    def share(self, bottom: "MemoryBlock") -> None:
+        """Take over, from the bottom block, the parameters that all layers of a stack have in common."""
+
     @abstractmethod
     def init_state(self, batch_size: int) -> Any:
         """The state before the first token: a NamedTuple of tensors (and the plain counters beside them)."""
