@@ -65,6 +65,8 @@ class Model(nn.Module):
         self.learned_memory = nn.Parameter(torch.empty(num_slots, config.width)) if num_slots else None
         self.dropout = nn.Dropout(config.dropout)
         self.stack = nn.ModuleList(block(config, options, causal=causal) for _ in range(config.depth))
+        for upper in self.blocks[1:]:
+            upper.share(self.blocks[0])
         self.recurrence = block.recurrence(config, options, causal=causal) if block.recurrence else None
         self.norm = make_norm(config) if config.norm_position == "pre" else nn.Identity()
         self.head = _make_head(config, vocab_size, num_classes, pair)

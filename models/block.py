@@ -150,6 +150,9 @@ class MemoryBlock(nn.Module, ABC):
         """Whether there is a memory that :attr:`memory_off` takes away."""
         return cls.has_memory(options)
 
+    def share(self, bottom: "MemoryBlock") -> None:
+        """Take over, from the bottom block, the parameters that all layers of a stack have in common."""
+
     @abstractmethod
     def init_state(self, batch_size: int) -> Any:
         """The state before the first token: a NamedTuple of tensors (and the plain counters beside them)."""

@@ -84,6 +84,11 @@ class SelfProjection(nn.Module):
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         return q, k, v
 
+    def queries(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T d"]:
+        """Queries alone, with the same weights."""
+        width = x.shape[-1]
+        return split_heads(functional.linear(x, self.qkv.weight[:width], self.qkv.bias[:width]), self.num_heads)
+
     def keys_and_values(self, x: Float[Tensor, "B T D"]) -> tuple[Float[Tensor, "B H T d"], Float[Tensor, "B H T d"]]:
         """Keys and values alone, with the same weights."""
         width = x.shape[-1]

@@ -17,6 +17,16 @@ begins with M_0 and nothing is written: the Memory Transformer on segments (its 
 | M_τ | ``MatMemory.slots`` |
 | m, tokens of a segment | ``memory_len``, ``block_len`` |
 | R, X, W | ``stream.memory``, ``stream.tokens``, ``stream.write`` |
+| layer_seq, layer_mem | the block itself, ``MatBlock.controller`` |
+
+``form`` (the Memory Transformer's own three). ``tokens``: one ordinary layer for all rows, as above. ``controller``
+(MemCtrl): memory rows and tokens have networks of their own, norms, attention and feed-forward, and both see the same
+rows as before. ``bottleneck`` (MemBottleneck): the tokens see the *updated* memory and nothing else. X^ms: all rows.
+
+    controller    M' = layer_mem(q = M, kv = X^ms)      X' = layer_seq(q = X, kv = X^ms)
+    bottleneck    M' = layer_mem(q = M, kv = X^ms)      X' = layer_seq(q = X, kv = M')
+
+``shared_controller`` (MemCtrl-shared): layer_mem is one for the whole stack.
 
 ``accumulate`` (ours, after AutoCompressor's idea of a growing list of summaries): nothing is overwritten. The write
 block is M_0 in every segment (both ways, too), what it becomes is put behind the summaries so far, and the read block
@@ -33,7 +43,13 @@ Choices
   same number of segments back, at the price of computing segments several times.
 * Classification pools over all segments' tokens, or over the last memory; arXiv 2304.11062 has its loss on the last
   segment alone.
-* Not here: the Memory Transformer's two other forms, MemCtrl and MemBottleneck.
+* The paper's text was not at hand: its forms are built from notes on it. "Shared" in its table is read as one layer_mem
+  for all layers; M' in a bottleneck is what layer_mem's feed-forward gives, and layer_seq's norm stands before it.
+* Causal ``controller``: the mask is that of ``tokens``, so layer_mem hears tokens in the write block only; without
+  ``carry`` it shapes a learned prefix. ``carry`` and ``accumulate`` with the forms are ours.
+* Causal ``bottleneck`` needs ``carry``, else no token would hear another: a token may read R' alone, which earlier
+  segments wrote; W' has heard what follows it. So the tokens of one segment do not hear each other. To let them, each
+  token would need an updated memory of its own: M times the work.
 """
 
 from dataclasses import dataclass
@@ -44,16 +60,23 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from models.block import BackboneConfig, MemoryBlock, Stream, empty_cache, register
-from models.kernels.memory_tokens import segment_attention
-from models.kernels.window import KeyValue
+from models.errors import check_choice
+from models.kernels.memory_tokens import Rows, pick, segment_attention
+from models.kernels.softmax import attention
+from models.kernels.window import KeyValue, join
 from models.layers import FeedForward, Residual, Rotation, SelfProjection, rotate, rotation
 from models.recurrence import Piece, StackOptions, StackRecurrence
+from models.transformer import TransformerBlock, TransformerOptions
+
+FORMS = ("tokens", "controller", "shared_controller", "bottleneck")
 
 
 @dataclass(frozen=True)
 class MatOptions(StackOptions):
     """Options of ``model=mat``."""
 
+    form: str = "tokens"
+    """What memory rows are: further "tokens", rows with a "controller" or a "shared_controller", or a "bottleneck"."""
     carry: bool = False
     """Hand the memory on from segment to segment (RMT)."""
     accumulate: bool = False
@@ -61,8 +84,11 @@ class MatOptions(StackOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_choice("model.form", self.form, FORMS)
         if self.memory_len < 0:
             raise ValueError(f"model.memory_len={self.memory_len}: must be 0 or more")
+        if self.form != "tokens" and not self.memory_len:
+            raise ValueError(f"model.form={self.form} needs memory: use model.memory_len of at least 1, or form=tokens")
         if self.carry and not self.memory_len:
             raise ValueError("model.carry has no effect with model.memory_len=0: there is nothing to carry")
         for name in ("accumulate", "bptt_segments"):
@@ -88,6 +114,11 @@ class MatRecurrence(StackRecurrence):
             raise ValueError(
                 "backbone.pooling=memory: with model.carry=false the last segment's memory has not heard the others; "
                 "use mean, or carry"
+            )
+        if options.form == "bottleneck" and causal and not options.carry:
+            raise ValueError(
+                "model.form=bottleneck: a causal token reads only what earlier segments wrote, and with "
+                "model.carry=false that is nothing; use model.carry=true"
             )
         self.dropout = nn.Dropout(config.dropout)
         self.has_write_block = options.carry and (causal or options.accumulate)
@@ -150,17 +181,21 @@ class MatRecurrence(StackRecurrence):
 
 
 class MatState(NamedTuple):
-    """Keys (rotated) and values of the open segment: its read block and its tokens so far."""
+    """Keys (rotated) and values of the open segment, as its next tokens and its write block will see them."""
 
     keys: Float[Tensor, "B H K d"]
+    """The read block and the tokens so far; of a bottleneck, the updated read block."""
     values: Float[Tensor, "B H K d"]
+    control_keys: Float[Tensor, "B H C d"]
+    """The controller's own, of the read block and the tokens so far; none where no write block will come."""
+    control_values: Float[Tensor, "B H C d"]
     num_open: int
     """Those tokens."""
 
 
 @register("mat", MatOptions)
 class MatBlock(MemoryBlock):
-    """An ordinary layer over memory tokens and tokens."""
+    """An ordinary layer over memory tokens and tokens, or one for each."""
 
     sees_ahead = False
     recurrence = MatRecurrence
@@ -171,6 +206,14 @@ class MatBlock(MemoryBlock):
         self.project = SelfProjection(config)
         self.feed = Residual(config)
         self.ffn = FeedForward(config)
+        has_controller = options.form != "tokens"
+        self.controller = TransformerBlock(config, TransformerOptions(), causal=causal) if has_controller else None
+
+    def share(self, bottom: MemoryBlock) -> None:
+        """One controller for all layers."""
+        assert isinstance(bottom, MatBlock)
+        if self.options.form == "shared_controller":
+            self.controller = bottom.controller
 
     @classmethod
     def memory_len(cls, options: MatOptions) -> int:
@@ -179,45 +222,113 @@ class MatBlock(MemoryBlock):
 
     def init_state(self, batch_size: int) -> MatState:
         """No token of the segment yet."""
-        return MatState(empty_cache(self, batch_size), empty_cache(self, batch_size), num_open=0)
+        nothing = empty_cache(self, batch_size)
+        return MatState(nothing, nothing, nothing, nothing, num_open=0)
 
     def forward(
         self, stream: Stream, state: MatState | None, mask: Bool[Tensor, "B T"] | None = None
     ) -> tuple[Stream, MatState]:
         """See :meth:`MemoryBlock.forward`."""
-        num_tokens = stream.tokens.shape[1]
         state = state or self.init_state(len(stream.tokens))
-        num_read, num_write = (0 if rows is None else rows.shape[1] for rows in (stream.memory, stream.write))
-        x = torch.cat([rows for rows in (stream.memory, stream.tokens, stream.write) if rows is not None], dim=1)
-        angles = self._angles(num_read, state.num_open, num_tokens, num_write, x)
-        q, k, v = self.project(self.attend.before(x))
+        past, control = KeyValue(state.keys, state.values), KeyValue(state.control_keys, state.control_values)
+        if self.controller is None:
+            above, cache = self._step(self, stream, past, state.num_open, mask, asking="all")
+        else:
+            above, control = self._control(self.controller, stream, control, state.num_open, mask)
+            if self.options.form == "bottleneck":
+                tokens, cache = self._read(stream.tokens, above, past, state.num_open)
+            else:
+                (tokens, *_), cache = self._step(self, stream, past, state.num_open, mask, asking="tokens")
+            above = above._replace(tokens=tokens)
+        return above, MatState(*cache, *control, num_open=state.num_open + stream.tokens.shape[1])
+
+    def _step(
+        self,
+        layer: "MatBlock | TransformerBlock",
+        stream: Stream,
+        past: KeyValue,
+        num_open: int,
+        mask: Bool[Tensor, "B T"] | None,
+        *,
+        asking: str,
+    ) -> tuple[Stream, KeyValue]:
+        """The rows that ask go through ``layer``, in sight of all; and the keys and values for the next piece."""
+        x, rows = _join(stream)
+        asked = rows.of(asking)
+        angles = self._angles(rows, num_open, x)
+        q, k, v = layer.project(layer.attend.before(x))
         y, cache = segment_attention(
-            rotate(q, angles),
+            pick(rotate(q, angles), rows, asked),
             KeyValue(rotate(k, angles), v),
-            num_read=num_read,
-            num_write=num_write,
-            past=KeyValue(state.keys, state.values),
+            rows=rows,
+            asking=asked,
+            past=past,
             causal=self.causal,
             key_mask=mask,
-            dropout=self.config.attention_dropout if self.training else 0.0,
+            dropout=self._attention_dropout,
         )
-        x = self.attend.after(x, self.project.output(y))
-        x = self.feed.after(x, self.ffn(self.feed.before(x)))
-        read, tokens, write = x.split((num_read, num_tokens, num_write), dim=1)
-        stream = Stream(tokens, read if num_read else None, write if num_write else None)
-        return stream, MatState(*cache, num_open=state.num_open + num_tokens)
+        read, tokens, write = _finish(layer, pick(x, rows, asked), y).split(asked, dim=1)
+        return Stream(tokens, read if asked.read else None, write if asked.write else None), cache
 
-    def _angles(self, num_read: int, num_open: int, num_tokens: int, num_write: int, x: Tensor) -> Rotation | None:
+    def _control(
+        self,
+        controller: TransformerBlock,
+        stream: Stream,
+        past: KeyValue,
+        num_open: int,
+        mask: Bool[Tensor, "B T"] | None,
+    ) -> tuple[Stream, KeyValue]:
+        """The memory rows go through their own network."""
+        if self.causal and not self.options.carry:
+            # Without a write block, no memory row will ever hear a token.
+            stream, mask = stream._replace(tokens=stream.tokens[:, :0]), None
+        above, cache = self._step(controller, stream, past, num_open, mask, asking="memory")
+        return above, cache if self.options.carry else past
+
+    def _read(
+        self, tokens: Float[Tensor, "B T D"], memory: Stream, past: KeyValue, num_open: int
+    ) -> tuple[Float[Tensor, "B T D"], KeyValue]:
+        """The tokens see the updated memory and nothing else; a causal one, only what has not heard the tokens."""
+        x, rows = _join(memory._replace(tokens=tokens[:, :0], write=None if self.causal else memory.write))
+        k, v = self.project.keys_and_values(self.attend.before(x))
+        cache = join([past, KeyValue(rotate(k, self._angles(rows, num_open, x)), v)])
+        q = self.project.queries(self.attend.before(tokens))
+        q = rotate(q, self._angles(Rows(0, tokens.shape[1], 0), num_open, x))
+        return _finish(self, tokens, attention(q, *cache, dropout=self._attention_dropout)), cache
+
+    @property
+    def _attention_dropout(self) -> float:
+        return self.config.attention_dropout if self.training else 0.0
+
+    def _angles(self, rows: Rows, num_open: int, like: Tensor) -> Rotation | None:
         """RoPE of the rows of a piece, by their places in the segment."""
         if not self.config.rotary:
             return None
         behind = self.options.block_len
-        runs = ((-num_read, 0), (num_open, num_open + num_tokens), (behind, behind + num_write))
-        places = torch.cat([torch.arange(start, stop, device=x.device) for start, stop in runs])
-        return rotation(places, self.config, x)
+        runs = ((-rows.read, 0), (num_open, num_open + rows.tokens), (behind, behind + rows.write))
+        places = torch.cat([torch.arange(start, stop, device=like.device) for start, stop in runs])
+        return rotation(places, self.config, like)
 
     def state_size(self, seq_len: int) -> int:
-        """2·(R + tokens)·D in a segment that is open, else nothing."""
+        """2·D for each row that is seen again in a segment that is open, by each network that sees it; else nothing."""
         num_whole, num_open = divmod(seq_len, self.options.block_len)
         num_read = self.options.memory_len * (1 + num_whole * self.options.accumulate)
-        return 2 * (num_read + num_open) * self.config.width if num_open else 0
+        num_rows = num_read if self.options.form == "bottleneck" else num_read + num_open
+        if self.controller is not None and self.options.carry:
+            num_rows += num_read + num_open
+        return 2 * num_rows * self.config.width if num_open else 0
+
+
+def _join(stream: Stream) -> tuple[Float[Tensor, "B R D"], Rows]:
+    """All rows of a piece, and how many there are of each kind."""
+    nothing = stream.tokens[:, :0]
+    parts = [nothing if part is None else part for part in (stream.memory, stream.tokens, stream.write)]
+    return torch.cat(parts, dim=1), Rows(*(part.shape[1] for part in parts))
+
+
+def _finish(
+    layer: MatBlock | TransformerBlock, x: Float[Tensor, "B A D"], y: Float[Tensor, "B H A d"]
+) -> Float[Tensor, "B A D"]:
+    """Both residual steps of an ordinary layer, once its attention has given ``y``."""
+    x = layer.attend.after(x, layer.project.output(y))
+    return layer.feed.after(x, layer.ffn(layer.feed.before(x)))

@@ -46,7 +46,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.block import BackboneConfig, MemoryBlock, Stream, empty_cache, register
-from models.kernels.memory_tokens import segment_attention
+from models.kernels.memory_tokens import Rows, segment_attention
 from models.kernels.slots import slot_attention
 from models.kernels.softmax import attention
 from models.kernels.window import KeyValue
@@ -206,8 +206,7 @@ class MemformerBlock(MemoryBlock):
         y, cache = segment_attention(
             rotate(q, angles),
             KeyValue(rotate(k, angles), v),
-            num_read=0,
-            num_write=0,
+            rows=Rows(read=0, tokens=x.shape[1], write=0),
             past=past,
             causal=self.causal,
             key_mask=mask,

@@ -7,6 +7,8 @@ Nothing but the write block looks at the write block, and tokens look at nothing
 pieces: ``past`` holds the read block and the tokens that came before.
 """
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -15,24 +17,46 @@ from models.kernels.softmax import attention, causal_attention, visible
 from models.kernels.window import KeyValue, join
 
 
+class Rows(NamedTuple):
+    """How many rows of each kind a piece has."""
+
+    read: int
+    """In front; 0 where the piece does not open its segment."""
+    tokens: int
+    write: int
+    """Behind; 0 where the piece does not close its segment, or where nothing is written."""
+
+    def of(self, kind: str) -> "Rows":
+        """The rows of one kind alone: "memory" or "tokens"; or "all"."""
+        return {"all": self, "memory": self._replace(tokens=0), "tokens": Rows(0, self.tokens, 0)}[kind]
+
+
+def pick(x: Float[Tensor, "*B R D"], rows: Rows, asking: Rows) -> Float[Tensor, "*B A D"]:
+    """Of all rows, those that ask: the count of each kind is that in ``rows``, or 0."""
+    if asking == rows:
+        return x
+    kinds = zip(x.split(rows, dim=-2), asking, strict=True)
+    return torch.cat([kind[..., :count, :] for kind, count in kinds], dim=-2)
+
+
 def segment_attention(
-    q: Float[Tensor, "B H R d"],
+    q: Float[Tensor, "B H A d"],
     own: KeyValue,
     *,
-    num_read: int,
-    num_write: int,
+    rows: Rows,
+    asking: Rows | None = None,
     past: KeyValue,
     causal: bool,
     key_mask: Bool[Tensor, "B T"] | None = None,
     dropout: float = 0.0,
-) -> tuple[Float[Tensor, "B H R d"], KeyValue]:
-    """Attention of the R = num_read + T + num_write rows of this piece.
+) -> tuple[Float[Tensor, "B H A d"], KeyValue]:
+    """Attention of the rows of this piece, or of some kinds of them.
 
     Args:
-        q: Queries of all rows.
+        q: Queries of the rows that ask.
         own: Keys and values of all rows.
-        num_read: Rows in front; 0 where the piece does not open its segment.
-        num_write: Rows behind; 0 where it does not close it, or where nothing is written.
+        rows: All rows.
+        asking: Those that ask, see :func:`pick`; None means all.
         past: Keys and values of the same segment from the pieces before (may be empty).
         causal: See above.
         key_mask: True where a token is real. Tokens of a causal call do without, as padding stands on the right.
@@ -41,23 +65,26 @@ def segment_attention(
     Returns:
         The rows' mixed values; and what the segment's next piece will see of this and the pieces before.
     """
-    num_seen = own.length - num_write
-    kept = KeyValue(*(rows[:, :, :num_seen] for rows in own)) if num_write else own
+    num_seen = own.length - rows.write
+    kept = KeyValue(*(x[:, :, :num_seen] for x in own)) if rows.write else own
     cache = join([past, kept])
     everything = join([past, own])
-    all_real = None if key_mask is None else _all_real(key_mask, past.length + num_read, num_write)
+    all_real = None
+    if key_mask is not None and (rows.write or not causal):
+        all_real = _all_real(key_mask, past.length + rows.read, rows.write)
     if not causal:
         return attention(q, *everything, mask=all_real, dropout=dropout), cache
 
-    read, tokens, write = q.split((num_read, num_seen - num_read, num_write), dim=2)
+    read, tokens, write = q.split(asking or rows, dim=2)
     outputs = []
-    if num_read:
-        front = KeyValue(*(rows[:, :, :num_read] for rows in own))
+    if read.shape[2]:
+        front = KeyValue(*(x[:, :, : rows.read] for x in own))
         outputs.append(attention(read, *front, dropout=dropout))
-    outputs.append(causal_attention(tokens, *cache, dropout=dropout))
-    if num_write:
+    if tokens.shape[2]:
+        outputs.append(causal_attention(tokens, *cache, dropout=dropout))
+    if write.shape[2]:
         outputs.append(attention(write, *everything, mask=all_real, dropout=dropout))
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2), cache
+    return torch.cat(outputs, dim=2) if len(outputs) > 1 else (outputs or [q])[0], cache
 
 
 def _all_real(key_mask: Bool[Tensor, "B T"], num_front: int, num_behind: int) -> Bool[Tensor, "B 1 1 K"]:

@@ -48,6 +48,10 @@ class Case:
     """Relative error that parity in float32 allows."""
     memory_rows: int | None = None
     """Rows of the memory as diagnostics see it, where they are not the learned slots."""
+    num_layers: Callable[[Options, int], int] = lambda options, depth: depth
+    """Closed form of a stack: (options, depth) -> how many layers' parameters it has."""
+    mixes: Callable[[Options], bool] = lambda options: True
+    """Whether a token of a causal model hears the token before it in its own block."""
     stack_parameters: Callable[[Options], int] = lambda options: 0
     """Closed form of what belongs to the stack as a whole, but for the learned memory."""
     stack_state_size: Callable[[Options, int], int] = lambda options, num_tokens: 0
@@ -145,10 +149,31 @@ def _fam_state(options: Options, num_tokens: int) -> int:
 
 
 def _segment_cache(options: Options, num_tokens: int) -> int:
-    """Keys and values of the open segment, and of the memory tokens in front of it."""
+    """Keys and values of the open segment, and of the memory tokens in front of it, by each network that needs them."""
     whole, num_open = divmod(num_tokens, SEGMENT)
+    form = options.get("form", "tokens")
     num_read = options["memory_len"] * (1 + whole if options.get("accumulate") else 1)
-    return 2 * WIDTH * (num_read + num_open) if num_open else 0
+    for_tokens = num_read if form == "bottleneck" else num_read + num_open
+    for_write_block = num_read + num_open if form != "tokens" and options["carry"] else 0
+    return 2 * WIDTH * (for_tokens + for_write_block) if num_open else 0
+
+
+def _mat_layers(options: Options, depth: int) -> int:
+    """A controller is a layer of its own."""
+    more = {"tokens": 0, "controller": depth, "shared_controller": 1, "bottleneck": depth}
+    return depth + more[options.get("form", "tokens")]
+
+
+def _refuses_mat(options: Options) -> bool:
+    defaults: Options = {"form": "tokens", "accumulate": False, "bptt_segments": None}
+    options = defaults | options
+    if options["reads"] == "cls":
+        return True
+    if not options["memory_len"] and (options["carry"] or options["form"] != "tokens" or options["reads"] == "memory"):
+        return True
+    needs_carry = options["accumulate"] or options["bptt_segments"] or options["reads"] == "memory"
+    needs_carry = needs_carry or (options["form"] == "bottleneck" and options["causal"])
+    return bool(needs_carry and not options["carry"])
 
 
 def _carried_slots(options: Options, num_tokens: int) -> int:
@@ -283,30 +308,35 @@ CASES: dict[str, Case] = {
             {"block_len": SEGMENT, "memory_len": 0, "carry": False},
             {"block_len": SEGMENT, "memory_len": SEGMENT + 1, "carry": True, "bptt_segments": 2, "replay": True},
             {"block_len": SEGMENT, "memory_len": 2, "carry": True, "accumulate": True},
+            {"block_len": SEGMENT, "memory_len": 2, "carry": True, "form": "controller"},
+            {"block_len": SEGMENT, "memory_len": 3, "carry": False, "form": "controller"},
+            {"block_len": SEGMENT, "memory_len": 2, "carry": True, "form": "shared_controller", "accumulate": True},
+            {"block_len": SEGMENT, "memory_len": 2, "carry": True, "form": "bottleneck"},
         ),
         axes={
             "block_len": (SEGMENT,),
+            "form": ("tokens", "controller", "shared_controller", "bottleneck"),
             "memory_len": (0, 1, 2, SEGMENT + 1),
             "carry": (True, False),
             "accumulate": (False, True),
             "bptt_segments": (None, 1, 2),
         },
         regroup=({"replay": True}, {"replay": False}),
-        refuses=lambda options: (
-            options["reads"] == "cls"
-            or (not options["memory_len"] and (options["carry"] or options["reads"] == "memory"))
-            or (
-                not options["carry"]
-                and bool(options.get("accumulate") or options.get("bptt_segments") or options["reads"] == "memory")
-            )
-        ),
+        refuses=_refuses_mat,
         num_parameters=_attention,
+        num_layers=_mat_layers,
+        mixes=lambda options: options.get("form") != "bottleneck",
         state_size=_segment_cache,
         stack_state_size=_carried_slots,
         reach=(
             ({"block_len": SEGMENT, "memory_len": 2, "carry": True}, lambda depth: math.inf),
             ({"block_len": SEGMENT, "memory_len": 1, "carry": True, "accumulate": True}, lambda depth: math.inf),
+            *(
+                ({"block_len": SEGMENT, "memory_len": 2, "carry": True, "form": form}, lambda depth: math.inf)
+                for form in ("controller", "shared_controller", "bottleneck")
+            ),
             ({"block_len": SEGMENT, "memory_len": 2, "carry": False}, lambda depth: 0),
+            ({"block_len": SEGMENT, "memory_len": 2, "carry": False, "form": "controller"}, lambda depth: 0),
             ({"block_len": SEGMENT, "memory_len": 2, "carry": True, "bptt_segments": 1}, lambda depth: 0),
             # Of eight segments, the last two are connected; of windows of four, the last four.
             ({"block_len": SEGMENT, "memory_len": 2, "carry": True, "bptt_segments": 2}, lambda depth: SEGMENT),

@@ -3,7 +3,8 @@
     causal      [R ; X ; W] = layers([M ; X ; M])    M' = Norm(W)
     both ways   [R ; X]     = layers([M ; X])        M' = Norm(R)
 
-A row's kind and its place decide what it sees; rows that nobody writes or reads are not there.
+A row's kind and its place decide what it sees; rows that nobody writes or reads are not there. With a controller, a
+row's kind also decides by whose weights it looks at what it sees; through a bottleneck, tokens see updated memory only.
 """
 
 from typing import Any, NamedTuple
@@ -46,24 +47,46 @@ def sees(query: Row, key: Row, *, causal: bool) -> bool:
     return key.kind == "read" or (key.kind == "token" and key.place <= query.place)
 
 
-def run_layer(layer: Layer, rows: list[Row]) -> tuple[list[Row], dict[str, Any]]:
-    """One ordinary layer over all rows, and the keys and values that a later token would find."""
-    p, config = layer.parameters, layer.config
-    queries, keys, values = [], [], []
-    for row in rows:
-        q, k, v = project(p.under("project"), before(p.under("attend"), row.x, config), config)
-        queries.append(rotate(q, row.place, config))
+def update(network: Layer, asking: list[Row], shown: list[Row]) -> tuple[list[Row], dict[str, Tensor]]:
+    """One ordinary layer for the rows that ask, and the keys and values of what a later token would find."""
+    p, config = network.parameters, network.config
+    keys, values = [], []
+    for row in shown:
+        _, k, v = project(p.under("project"), before(p.under("attend"), row.x, config), config)
         keys.append(rotate(k, row.place, config))
         values.append(v)
 
     above = []
-    for row, q in zip(rows, queries, strict=True):
-        seen = [i for i, other in enumerate(rows) if sees(row, other, causal=layer.causal)]
-        y = linear(p.under("project.out"), attend(q, [keys[i] for i in seen], [values[i] for i in seen]))
-        above.append(row._replace(x=feed(layer, after(p.under("attend"), row.x, y, config))))
-    kept = [i for i, row in enumerate(rows) if row.kind != "write"]
-    cache = {"keys": stack([keys[i] for i in kept]), "values": stack([values[i] for i in kept])}
-    return above, cache
+    for row in asking:
+        q, _, _ = project(p.under("project"), before(p.under("attend"), row.x, config), config)
+        seen = [i for i, other in enumerate(shown) if sees(row, other, causal=network.causal)]
+        mixed = attend(rotate(q, row.place, config), [keys[i] for i in seen], [values[i] for i in seen])
+        y = linear(p.under("project.out"), mixed)
+        above.append(row._replace(x=feed(network, after(p.under("attend"), row.x, y, config))))
+    kept = [i for i, row in enumerate(shown) if row.kind != "write"]
+    return above, {"keys": stack([keys[i] for i in kept]), "values": stack([values[i] for i in kept])}
+
+
+def run_layer(layer: Layer, controller: Layer, rows: list[Row]) -> tuple[list[Row], dict[str, Tensor]]:
+    """All rows through one layer, and what a later token and the write block would find."""
+    if layer.options.form == "tokens":
+        return update(layer, rows, rows)
+    tokens = [row for row in rows if row.kind == "token"]
+    memory, control = update(controller, [row for row in rows if row.kind != "token"], rows)
+    tokens, cache = update(layer, tokens, memory if layer.options.form == "bottleneck" else rows)
+    if layer.options.carry:
+        # Else no write block comes.
+        cache |= {f"control_{name}": value for name, value in control.items()}
+    read = [row for row in memory if row.kind == "read"]
+    return [*read, *tokens, *memory[len(read) :]], cache
+
+
+def controllers(model: Any) -> list[Layer]:
+    """Each layer's network for memory rows: its own, or the bottom layer's."""
+    found = layers(model)
+    if model.options.form == "shared_controller":
+        found = [found[0]] * len(found)
+    return [layer._replace(parameters=layer.parameters.under("controller")) for layer in found]
 
 
 def start(model: Any) -> Rows:
@@ -82,13 +105,14 @@ def segment(model: Any, tokens: Rows, memory: Rows, *, is_whole: bool) -> Segmen
     rows += [Row("token", i, x) for i, x in enumerate(tokens)]
     rows += [Row("write", options.block_len + i, x) for i, x in enumerate(behind)]
 
-    states: list[dict[str, Any]] = []
-    for layer in layers(model):
-        rows, cache = run_layer(layer, rows)
-        states.append(cache | {"num_open": len(tokens)})
+    caches: list[dict[str, Tensor]] = []
+    for layer, controller in zip(layers(model), controllers(model), strict=True):
+        rows, cache = run_layer(layer, controller, rows)
+        caches.append(cache)
+    states: list[dict[str, Any]] = [cache | {"num_open": len(tokens)} for cache in caches]
     if is_whole:
         # Nothing of a segment stays in the layers behind its end.
-        states = [{"keys": s["keys"][:, :0], "values": s["values"][:, :0], "num_open": 0} for s in states]
+        states = [{name: value[:, :0] for name, value in cache.items()} | {"num_open": 0} for cache in caches]
 
     if is_whole and options.carry:
         writer = "write" if behind else "read"
