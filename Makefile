@@ -1,7 +1,8 @@
 # make run    sets up .venv and trains FAM and Luna on real text, the quickest way to see everything work
 # make test   sets up .venv with the test tools, then lint, types and tests: what continuous integration runs
 #
-# Every target builds .venv when it is missing and updates it when a requirements file changed.
+# Every target builds .venv when it is missing and updates it when a requirements file changed. The benchmarks have an
+# environment of their own, .venv-bench, as the peers bring packages that the suite must not come to depend on.
 #   PYTHON=...       the interpreter to build .venv with (default: the first suitable one found)
 #   TORCH_INDEX=...  where to take torch from, for example PyTorch's index of CPU wheels (README, "Install")
 #   RUN=..., PYTEST=..., BENCH=...   other arguments for run.py, pytest and the benchmarks
@@ -12,6 +13,8 @@
 
 VENV := .venv
 PY := $(VENV)/bin/python
+BENCH_VENV := .venv-bench
+BENCH_PY := $(BENCH_VENV)/bin/python
 RUN ?= -m model=fam,luna task=lra_text
 PYTEST ?=
 BENCH ?=
@@ -19,16 +22,16 @@ TORCH_INDEX ?=
 
 SETUP := $(VENV)/.setup
 DEV := $(VENV)/.dev
-PEERS := $(VENV)/.bench
+PEERS := $(BENCH_VENV)/.setup
 
 help:
 	@echo "make setup   build .venv with what running needs"
 	@echo "make run     setup, then: python run.py $(RUN)"
 	@echo "make test    setup with the test tools, then lint, types and tests"
 	@echo "make lint    setup with the test tools, then lint and types"
-	@echo "make bench   setup with the peers, then measure speed and memory into results/benchmarks/"
+	@echo "make bench   build .venv-bench with the peers, then measure speed and memory into results/benchmarks/"
 	@echo "make lock    rewrite constraints.txt from the requirements files"
-	@echo "make clean   remove .venv and the caches of the tools (results stay)"
+	@echo "make clean   remove both environments and the caches of the tools (results stay)"
 
 setup: $(SETUP)
 
@@ -43,18 +46,18 @@ lint: $(DEV)
 	$(PY) -m mypy
 
 bench: $(PEERS)
-	$(PY) -m benchmarks.variants $(BENCH)
+	$(BENCH_PY) -m benchmarks.variants $(BENCH)
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(BENCH_VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
-# ---- the environment
+# ---- the environments
 
 # python3 comes before the named versions: it is the one that the user chose.
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3 python python3.13 python3.12 python3.11)
 SUITABLE := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 
-$(PY):
+$(PY) $(BENCH_PY):
 	@for candidate in $(CANDIDATES); do \
 	  if "$$candidate" -c "$(SUITABLE)" >/dev/null 2>&1; then found=$$candidate; break; fi; \
 	done; \
@@ -62,36 +65,37 @@ $(PY):
 	  echo "No Python 3.11, 3.12 or 3.13 that can build environments (tried: $(CANDIDATES)):" \
 	    "install one, or name it with PYTHON=/path/to/python3.12" >&2; exit 1; \
 	fi; \
-	echo "Building $(VENV) with $$("$$found" --version)"; \
-	"$$found" -m venv --clear $(VENV)
+	echo "Building $(@:/bin/python=) with $$("$$found" --version)"; \
+	"$$found" -m venv --clear $(@:/bin/python=)
 
 # A folder of wheels (PIP_FIND_LINKS) holds the build of torch that fits the machine; with it uv is safe and takes
 # seconds instead of minutes. Without one, pip: it alone reads the user's own pip configuration.
-# uv separates folders by commas where pip uses spaces.
+# uv separates folders by commas where pip uses spaces. Called with an environment's python and a requirements file.
 define install
 	@if [ -n "$(TORCH_INDEX)" ]; then \
-	  $(PY) -m pip install --quiet --no-deps --index-url "$(TORCH_INDEX)" "$$(grep '^torch==' requirements.txt)"; \
+	  $(1) -m pip install --quiet --no-deps --index-url "$(TORCH_INDEX)" "$$(grep '^torch==' requirements.txt)"; \
 	elif [ "$$(uname -s)" = Linux ] && [ -z "$$PIP_FIND_LINKS" ] && ! command -v nvidia-smi >/dev/null \
-	  && ! $(PY) -c "import torch" 2>/dev/null; then \
+	  && ! $(1) -c "import torch" 2>/dev/null; then \
 	  echo "No NVIDIA GPU found, and the default torch for Linux is a CUDA build of several GB." \
 	    "README, \"Install\", tells how to take the small one (TORCH_INDEX=...)."; \
 	fi
-	@echo "Installing $(1) (minutes, once)"
-	@if [ -n "$$PIP_FIND_LINKS" ] && $(PY) -m pip install --quiet -c constraints.txt uv \
-	  && UV_FIND_LINKS="$$(echo $$PIP_FIND_LINKS | tr ' ' ',')" $(PY) -m uv pip install --quiet --python $(PY) -r $(1); \
-	then :; else $(PY) -m pip install --quiet -r $(1); fi
+	@echo "Installing $(2) (minutes, once)"
+	@if [ -n "$$PIP_FIND_LINKS" ] && $(1) -m pip install --quiet -c constraints.txt uv \
+	  && UV_FIND_LINKS="$$(echo $$PIP_FIND_LINKS | tr ' ' ',')" $(1) -m uv pip install --quiet --python $(1) -r $(2); \
+	then :; else $(1) -m pip install --quiet -r $(2); fi
 endef
 
 $(SETUP): requirements.txt constraints.txt | $(PY)
-	$(call install,requirements.txt)
+	$(call install,$(PY),requirements.txt)
 	@touch $@
 
 $(DEV): requirements-dev.txt $(SETUP)
-	$(call install,requirements-dev.txt)
+	$(call install,$(PY),requirements-dev.txt)
 	@touch $@
 
-$(PEERS): requirements-bench.txt $(SETUP)
-	$(call install,requirements-bench.txt)
+$(PEERS): requirements.txt requirements-bench.txt requirements-bench-nodeps.txt constraints.txt | $(BENCH_PY)
+	$(call install,$(BENCH_PY),requirements-bench.txt)
+	@$(BENCH_PY) -m pip install --quiet --no-deps -r requirements-bench-nodeps.txt
 	@touch $@
 
 # torch and its CUDA packages stay out: which build fits is for the machine to say, and the wheel pins its own parts.

@@ -1,235 +1,53 @@
 """What is compared with what, at which size, and the goals.
 
-One step is forward and backward of one layer in float32. "Attention" means projections and attention, without
-norms and feed-forward; "layer" is a variant's whole block. Candidates that compute the same function share
-their weights, and the comparison first checks that they do.
+One step is forward and backward in float32. "Attention" means projections and attention, without norms and
+feed-forward; "layer" is a variant's whole block; "model" is one layer between embedding and logits. Candidates that
+compute the same function share their weights, and the comparison first checks that they do.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
-
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
 
 import models
-from benchmarks.measure import Step
-from benchmarks.textbook import TextbookCausalLuna, TextbookLuna
-from models.kernels.window import KeyValue, window_attention
-from models.layers import SelfProjection
-from models.luna import LunaBlock, LunaOptions
-
-
-class Shape(NamedTuple):
-    """Sizes of one step."""
-
-    batch: int = 4
-    length: int = 4096
-    width: int = 128
-    num_heads: int = 4
-    segment: int = 512
-    slots: int = 64
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of the step."""
-        return self.batch * self.length
-
-    def config(self, positions: str = "none") -> models.BackboneConfig:
-        """The backbone's share of these sizes."""
-        return models.BackboneConfig(
-            width=self.width, num_heads=self.num_heads, ffn_width=4 * self.width, positions=positions
-        )
-
-
-class Candidate(NamedTuple):
-    """A layer to be measured: a module from tokens [B, T, D] to one tensor or several."""
-
-    build: Callable[[Shape], nn.Module]
-    shape: Shape
-
-    def module(self) -> nn.Module:
-        """The same weights each time."""
-        torch.manual_seed(0)
-        return self.build(self.shape)
-
-    def tokens(self) -> Tensor:
-        """The same input each time."""
-        generator = torch.Generator().manual_seed(1)
-        return torch.randn(self.shape.batch, self.shape.length, self.shape.width, generator=generator)
-
-    def step(self) -> Step:
-        """One training step of the layer: forward, backward into the weights and into the layer below."""
-        module, x = self.module(), self.tokens().requires_grad_()
-        gradient: list[Tensor] = []
-
-        def run() -> None:
-            outputs = as_tuple(module(x))
-            gradient[:] = gradient or [torch.full_like(output, 1e-3) for output in outputs]
-            torch.autograd.backward(outputs, gradient)
-            module.zero_grad(set_to_none=True)
-            x.grad = None
-
-        return run
-
-
-def outputs(candidate: Candidate) -> tuple[Tensor, ...]:
-    """What a candidate computes for a short input of whole segments (some peers refuse a part of one)."""
-    short = candidate._replace(shape=candidate.shape._replace(batch=1, length=2 * candidate.shape.segment))
-    with torch.no_grad():
-        return as_tuple(short.module()(short.tokens()))
-
-
-def as_tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """One output, or several, as several."""
-    return (outputs,) if isinstance(outputs, Tensor) else outputs
-
-
-class Goal(NamedTuple):
-    """Ours over theirs, per token: at most so much time and so much added memory. None: only recorded."""
-
-    ours: str
-    theirs: str
-    time: float | None
-    memory: float | None = None
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Candidates that take turns, and what is asked of their ratios."""
-
-    about: str
-    candidates: dict[str, Candidate]
-    goals: tuple[Goal, ...]
-    rounds: int = 15
-    same: tuple[tuple[str, str], ...] = ()
-    """Pairs that must compute the same numbers."""
-    packages: tuple[str, ...] = ()
-    """Peers whose versions belong in the record."""
-
-    @property
-    def reference_shape(self) -> Shape:
-        """Sizes of the reference step: the first candidate's."""
-        return next(iter(self.candidates.values())).shape
-
-    @property
-    def measures_memory(self) -> bool:
-        """Whether any goal speaks of memory."""
-        return any(goal.memory is not None for goal in self.goals)
-
-
-# ---- layers
-
-
-class Reference(nn.Module):
-    """The fixed step beside every other: projections and causal attention inside blocks, linear in T."""
-
-    def __init__(self, shape: Shape) -> None:
-        super().__init__()
-        self.segment = shape.segment
-        self.project = SelfProjection(shape.config())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Blocks are extra batch."""
-        q, k, v = self.project(x.unflatten(1, (-1, self.segment)).flatten(0, 1))
-        y = self.project.output(functional.scaled_dot_product_attention(q, k, v, is_causal=True))
-        return y.view(x.shape)
-
-
-class WindowAttention(nn.Module):
-    """Projections and our block sliding window attention, one memory block."""
-
-    def __init__(self, shape: Shape) -> None:
-        super().__init__()
-        self.segment = shape.segment
-        self.project = SelfProjection(shape.config())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """From the start of a sequence."""
-        q, k, v = self.project(x)
-        past = KeyValue(k[:, :, :0], v[:, :, :0])
-        y = window_attention(q, KeyValue(k, v), block_len=self.segment, memory_blocks=1, past=past)
-        return self.project.output(y)
-
-
-class PeerWindowAttention(nn.Module):
-    """The same with the package local-attention (its own positions switched off)."""
-
-    def __init__(self, shape: Shape) -> None:
-        super().__init__()
-        from local_attention import LocalAttention  # only `make bench` installs it
-
-        self.project = SelfProjection(shape.config())
-        self.attend = LocalAttention(
-            window_size=shape.segment, causal=True, look_backward=1, look_forward=0, use_rotary_pos_emb=False
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """From the start of a sequence."""
-        q, k, v = self.project(x)
-        return self.project.output(self.attend(q, k, v))
-
-
-class Layer(nn.Module):
-    """A variant's whole block, causal, with the learned memory that enters it."""
-
-    def __init__(self, name: str, shape: Shape) -> None:
-        super().__init__()
-        options = models.options_class(name)(
-            **{
-                "block_window": {"block_len": shape.segment},
-                "fam": {"block_len": shape.segment, "fam_len": shape.slots},
-                "luna": {"memory_len": shape.slots},
-            }[name]
-        )
-        block = models.variant(name)
-        self.block = block(shape.config("rope"), options, causal=True)
-        num_slots = block.memory_len(options)
-        self.memory = nn.Parameter(torch.randn(1, num_slots, shape.width)) if num_slots else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """From the start of a sequence."""
-        stream, _ = self.block(models.Stream(x, self.memory), None)
-        return stream.tokens
-
-
-class LunaAttention(nn.Module):
-    """Luna's attention alone, ours or the textbook's, with the learned memory that it reads."""
-
-    def __init__(self, shape: Shape, *, causal: bool, textbook: bool) -> None:
-        super().__init__()
-        self.causal = causal
-        self.memory = nn.Parameter(torch.randn(1, shape.slots, shape.width))
-        self.block = LunaBlock(shape.config(), LunaOptions(memory_len=shape.slots), causal=causal)
-        self.textbook: nn.Module | None = None
-        if not causal:
-            self.block.memory_norm = nn.Identity()  # norms are no part of attention
-        if textbook:
-            self.textbook = TextbookCausalLuna(self.block) if causal else TextbookLuna(self.block)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Y_X and, reading both ways, the memory with what was packed."""
-        if self.causal:
-            return (self._causal(x),)
-        if self.textbook is not None:
-            y, packed = self.textbook(x, self.memory)
-            return y, self.memory + packed
-        y, memory = self.block._pack_and_unpack(x, self.memory, None)
-        return self.block.out(y), memory
-
-    def _causal(self, x: Tensor) -> Tensor:
-        if self.textbook is not None:
-            return self.textbook(x, self.memory)
-        y, _ = self.block._attend_causally(x, self.memory, self.block.init_state(len(x)), None)
-        return self.block.out(y)
-
-
-# ---- comparisons
+from benchmarks.comparison import Candidate, Comparison, Goal, Shape
+from benchmarks.layers import (
+    VOCAB_SIZE,
+    AttentionOnly,
+    FilteredMemoryLayer,
+    Layer,
+    LunaAttention,
+    PeerClassifier,
+    Reference,
+    classifier,
+    copy_infini,
+    copy_local_attention,
+    copy_x_transformers,
+    language_model,
+    our_options,
+    peer_attention,
+    peer_language_model,
+    twin,
+)
 
 FULL = Shape()
 TINY = Shape(batch=1, length=64, width=16, num_heads=2, segment=16, slots=4)
+
+FLOOR = "block SDPA"
+INFINI, INFINI_DELTA = "infini-transformer-pytorch", "infini-transformer-pytorch-delta"
+
+RECURRENT = (
+    "block_window",
+    "fam",
+    "feedback_memory",
+    "infini",
+    "infini_delta",
+    "linear",
+    "luna",
+    "filtered_memory",
+    "mat",
+    "rmt",
+    "memformer",
+)
+"""What claims a cost per token and a memory that do not grow: all but ``transformer`` and ``autocompressor``."""
 
 
 def comparisons(*, tiny: bool = False) -> dict[str, Comparison]:
@@ -241,9 +59,17 @@ def comparisons(*, tiny: bool = False) -> dict[str, Comparison]:
     shape = TINY if tiny else FULL
     return {
         "fam": _fam(shape),
+        "fam_peer": _fam_peer(shape),
         "block_window": _block_window(shape),
+        "infini": _infini(shape),
+        "infini_floor": _infini_floor(shape),
+        "linear": _linear(shape),
         "luna": _luna(shape),
         "luna_causal": _luna_causal(shape),
+        "filtered_memory": _filtered_memory(shape),
+        "mat": _mat(shape),
+        "rmt": _rmt(shape),
+        "memformer": _memformer(shape),
         "cost_per_token": _cost_per_token(shape, lengths=(64, 128) if tiny else (4096, 65536)),
     }
 
@@ -256,14 +82,79 @@ def _fam(shape: Shape) -> Comparison:
     )
 
 
+def _fam_peer(shape: Shape) -> Comparison:
+    theirs = "block-recurrent-transformer-pytorch"
+    return Comparison(
+        about="models: feedback memory against its nearest kin in a package, the block-recurrent transformer",
+        candidates=_language_models(shape, "fam", theirs),
+        goals=(Goal("fam", theirs, time=0.8, memory=0.7),),
+        packages=(theirs,),
+    )
+
+
 def _block_window(shape: Shape) -> Comparison:
     ours, theirs = "block_window", "local-attention"
+    own = partial(AttentionOnly, ours, positions="none")
     return Comparison(
         about="block sliding window attention against the package local-attention",
-        candidates={ours: Candidate(WindowAttention, shape), theirs: Candidate(PeerWindowAttention, shape)},
+        candidates={
+            ours: Candidate(own, shape),
+            theirs: Candidate(twin(own, partial(peer_attention, theirs), copy_local_attention), shape),
+        },
         goals=(Goal(ours, theirs, time=0.25, memory=0.2),),
         same=((ours, theirs),),
-        packages=("local-attention",),
+        packages=(theirs,),
+    )
+
+
+def _infini(shape: Shape) -> Comparison:
+    # The peer's first segment has no gate.
+    linear = partial(AttentionOnly, "infini", first_segment="skip")
+    delta = partial(AttentionOnly, "infini_delta", first_segment="skip")
+    return Comparison(
+        about="Infini-attention against the package infini-transformer-pytorch, sums and delta rule",
+        candidates={
+            "infini": Candidate(linear, shape),
+            "infini compiled": Candidate(linear, shape, compiled=True),
+            "infini_delta": Candidate(delta, shape),
+            INFINI: Candidate(twin(linear, partial(peer_attention, INFINI), copy_infini), shape),
+            INFINI_DELTA: Candidate(twin(delta, partial(peer_attention, INFINI_DELTA), copy_infini), shape),
+        },
+        goals=(
+            Goal("infini", INFINI, time=0.55, memory=0.5),
+            Goal("infini compiled", INFINI, time=0.45),
+            Goal("infini_delta", INFINI_DELTA, time=0.55, memory=0.5),
+            Goal("infini_delta", "infini", time=1.1, memory=1.2),
+        ),
+        same=(("infini", INFINI), ("infini_delta", INFINI_DELTA)),
+        packages=(INFINI,),
+    )
+
+
+def _infini_floor(shape: Shape) -> Comparison:
+    ours = partial(AttentionOnly, "infini", positions="none")
+    return Comparison(
+        about="what the compressive memory adds to local attention inside segments, without positions",
+        candidates={
+            FLOOR: Candidate(Reference, shape),
+            "infini": Candidate(ours, shape),
+            "infini compiled": Candidate(ours, shape, compiled=True),
+        },
+        goals=(Goal("infini", FLOOR, time=1.45, memory=1.6), Goal("infini compiled", FLOOR, time=1.25)),
+    )
+
+
+def _linear(shape: Shape) -> Comparison:
+    theirs = "linear-attention-transformer"  # approximate, so there is nothing to be equal to
+    return Comparison(
+        about="causal linear attention against softmax inside blocks, and against an approximate package",
+        candidates={
+            FLOOR: Candidate(Reference, shape),
+            "linear": Candidate(partial(AttentionOnly, "linear", positions="none"), shape),
+            theirs: Candidate(partial(peer_attention, theirs), shape),
+        },
+        goals=(Goal("linear", FLOOR, time=1.22), Goal("linear", theirs, time=None)),
+        packages=(theirs,),
     )
 
 
@@ -304,17 +195,89 @@ def _luna_pairs(shape: Shape, slots: tuple[int, ...], *, causal: bool) -> dict[s
     }
 
 
+def _filtered_memory(shape: Shape) -> Comparison:
+    goals = {1: 0.7, 4: 0.8}
+    return Comparison(
+        about="ConvLuna's layer, kernel 4, against the textbook's",
+        candidates={
+            f"{name} stride {stride}": Candidate(
+                partial(FilteredMemoryLayer, stride=stride, textbook=name == "textbook"), shape
+            )
+            for stride in goals
+            for name in ("filtered_memory", "textbook")
+        },
+        goals=tuple(
+            Goal(f"filtered_memory stride {stride}", f"textbook stride {stride}", time=time, memory=0.85)
+            for stride, time in goals.items()
+        ),
+        same=tuple((f"filtered_memory stride {stride}", f"textbook stride {stride}") for stride in goals),
+    )
+
+
+def _mat(shape: Shape) -> Comparison:
+    theirs = "x-transformers"
+    own = partial(classifier, "mat", whole=True)
+    return Comparison(
+        about="models: memory tokens in front of one long segment against the package x-transformers",
+        candidates={
+            "mat": Candidate(own, shape, VOCAB_SIZE),
+            theirs: Candidate(twin(own, partial(PeerClassifier, theirs), copy_x_transformers), shape, VOCAB_SIZE),
+        },
+        goals=(Goal("mat", theirs, time=1.0, memory=1.0),),
+        same=(("mat", theirs),),
+        packages=(theirs,),
+    )
+
+
+def _rmt(shape: Shape) -> Comparison:
+    # Nothing to be equal to: the peer also attends to a learned key, and never reads what it wrote as it wrote it.
+    theirs = "recurrent-memory-transformer-pytorch"
+    return Comparison(
+        about="models: the recurrent memory transformer against the package of that name",
+        candidates=_language_models(shape, "rmt", theirs, positions="learned"),
+        goals=(Goal("rmt", theirs, time=0.8, memory=0.7),),
+        packages=(theirs,),
+    )
+
+
+def _memformer(shape: Shape) -> Comparison:
+    theirs = "memformer-encoder"  # its slots are updated by a GRU: another model
+    return Comparison(
+        about="models: Memformer, reading both ways in segments, against the encoder of the package memformer",
+        candidates={
+            "memformer": Candidate(partial(classifier, "memformer"), shape, VOCAB_SIZE),
+            theirs: Candidate(partial(PeerClassifier, theirs), shape, VOCAB_SIZE),
+        },
+        goals=(Goal("memformer", theirs, time=0.7),),
+        packages=("memformer",),
+    )
+
+
+def _language_models(shape: Shape, ours: str, theirs: str, *, positions: str = "rope") -> dict[str, Candidate]:
+    return {
+        ours: Candidate(partial(language_model, ours, positions=positions), shape, VOCAB_SIZE),
+        theirs: Candidate(partial(peer_language_model, theirs), shape, VOCAB_SIZE),
+    }
+
+
 def _cost_per_token(shape: Shape, lengths: tuple[int, int]) -> Comparison:
-    names = ("block_window", "fam", "luna")
     short, long = lengths
     small = shape._replace(batch=1, segment=shape.segment // 4, slots=shape.slots // 4)
     return Comparison(
-        about="a layer's cost per token in a long sequence over that in a short one (batch 1, small blocks)",
+        about="cost per token in a long sequence over that in a short one (batch 1, small blocks): of a layer, or of a "
+        "model where memory returns from its top",
         candidates={
-            f"{name} T={length}": Candidate(partial(Layer, name), small._replace(length=length))
-            for name in names
+            f"{name} T={length}": _alone(name, small._replace(length=length))
+            for name in RECURRENT
             for length in lengths
         },
-        goals=tuple(Goal(f"{name} T={long}", f"{name} T={short}", time=1.5) for name in names),
+        goals=tuple(Goal(f"{name} T={long}", f"{name} T={short}", time=1.5) for name in RECURRENT),
         rounds=5,
     )
+
+
+def _alone(name: str, shape: Shape) -> Candidate:
+    """A variant's layer; a whole model where the layer is not whole without its stack."""
+    if models.variant(our_options(name, shape)[0]).recurrence is None:
+        return Candidate(partial(Layer, name), shape)
+    return Candidate(partial(language_model, name), shape, VOCAB_SIZE)

@@ -9,15 +9,13 @@ from typing import Any
 import torch
 
 import models
-from benchmarks.cases import comparisons
+from benchmarks.cases import RECURRENT, comparisons
+from benchmarks.comparison import Shape
+from benchmarks.layers import our_options
 from benchmarks.measure import Verdict, circumstances, in_fresh_process, peak_memory
 
 STREAM_PIECE = 1000  # no multiple of a block, so that pieces end inside blocks
-STREAMED: dict[str, dict[str, Any]] = {
-    "block_window": {"block_len": 128},
-    "fam": {"block_len": 128, "fam_len": 16},
-    "luna": {"memory_len": 16},
-}
+STREAMED = Shape(segment=128, slots=16)
 
 
 def added_memory(comparison: str, candidate: str, tiny: bool) -> int:
@@ -37,8 +35,9 @@ def streaming_memory(name: str, num_tokens: int) -> dict[str, float]:
     """Bytes before and at the peak, and CPU seconds, of streaming tokens through a small causal model."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    variant, options = our_options(name, STREAMED)
     model = models.build_model(
-        name, vocab_size=256, max_len=128, causal=True, positions="rope", width=64, depth=2, **STREAMED[name]
+        variant, vocab_size=256, max_len=128, causal=True, positions="rope", width=64, depth=2, **options
     ).eval()
     generator = torch.Generator().manual_seed(1)
 
@@ -66,7 +65,7 @@ def measure_streaming(*, tiny: bool) -> tuple[dict[str, Any], list[Verdict]]:
         "candidates": {},
     }
     verdicts = []
-    for name in STREAMED:
+    for name in RECURRENT:
         runs = {num: in_fresh_process(streaming_memory, name, num) for num in (short, long)}
         record["candidates"][name] = {
             f"T={num}": {

@@ -1,11 +1,11 @@
-"""Luna as one would write it from the paper's equations, term by term and eagerly.
+"""Luna and ConvLuna as one would write them from their papers' equations, term by term and eagerly.
 
 These are what our forms are compared with, in place of implementations that no package index serves. They
 compute the same numbers with the same weights (tests/benchmarks/test_textbook.py) and take no care: scores
 and weights are materialised, each sequence projects the shared memory anew, and the causal form holds an
 outer product for every position.
 
-Shape letters: B batch, T tokens, D width, H heads, d width of a head, M memory slots.
+Shape letters: B batch, T tokens, D width, H heads, d width of a head, M memory slots, N filtered positions.
 """
 
 import math
@@ -13,7 +13,9 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
+from models.filtered_memory import FilteredMemoryBlock
 from models.layers import merge_heads, split_heads
 from models.luna import LunaBlock, omega
 
@@ -65,6 +67,41 @@ class TextbookCausalLuna(nn.Module):
         pack = omega(scale * p @ c.transpose(-1, -2)).transpose(-1, -2)
         unpack = running_mean_attention(scale * q, k, pack).softmax(dim=-1)
         return self.out(merge_heads(running_mean_attention(unpack, pack, v)))
+
+
+class TextbookFilteredMemory(nn.Module):
+    """ConvLuna's block (arXiv 2404.00798), both ways: one attention for pack and unpack, raw values."""
+
+    def __init__(self, ours: FilteredMemoryBlock) -> None:
+        super().__init__()
+        self.ours = ours  # its weights, norms and feed-forward; its attention is not called
+
+    def forward(
+        self, x: Float[Tensor, "B T D"], memory: Float[Tensor, "1 M D"]
+    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B M D"]]:
+        """X' and P'."""
+        ours, memory = self.ours, memory.expand(len(x), -1, -1)
+        h, slots = ours.attend.norm(x), ours.memory_norm(memory)
+        assert ours.log_temperature is not None
+        scale = torch.exp(-ours.log_temperature)
+        packed = self._attend(scale * ours.query(slots), self._filter(ours.key(h)), self._filter(h))
+        packed = ours.out(packed)
+        x = x + ours.out(self._attend(ours.query(h), ours.key(packed), packed))
+        return x + ours.ffn(ours.feed.norm(x)), memory + packed
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        q, k, v = (split_heads(rows, self.ours.config.num_heads) for rows in (query, key, value))
+        return merge_heads((q @ k.transpose(-1, -2)).softmax(dim=-1) @ v)
+
+    def _filter(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B N D"]:
+        """A depthwise convolution, one kernel for all channels of a head."""
+        config, options = self.ours.config, self.ours.options
+        assert self.ours.filter_weight is not None
+        weight = self.ours.filter_weight.repeat_interleave(config.head_width, dim=0).unsqueeze(1)
+        before = (options.kernel - 1) // 2 if options.stride == 1 else 0
+        after = (-x.shape[1] % options.stride) + options.kernel - options.stride - before
+        rows = functional.pad(x.transpose(1, 2), (before, after))
+        return functional.conv1d(rows, weight, stride=options.stride, groups=config.width).transpose(1, 2)
 
 
 def running_mean_attention(

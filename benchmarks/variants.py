@@ -19,7 +19,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.cases import Candidate, Comparison, Goal, Reference, comparisons, outputs
+from benchmarks.cases import comparisons
+from benchmarks.comparison import Candidate, Comparison, Goal, outputs
+from benchmarks.layers import Reference
 from benchmarks.measure import Timing, Verdict, circumstances, in_fresh_process, take_turns
 from benchmarks.memory import added_memory, measure_streaming
 
@@ -33,11 +35,7 @@ def measure(name: str, *, tiny: bool, threads: int, rounds: int | None) -> tuple
     differences = {f"{a} - {b}": check_same(comparison, a, b) for a, b in comparison.same}
     load_before = os.getloadavg()[0]
     timings = time_candidates(comparison, rounds=rounds or comparison.rounds, threads=threads)
-    memory = {
-        candidate: in_fresh_process(added_memory, name, candidate, tiny)
-        for candidate in comparison.candidates
-        if comparison.measures_memory
-    }
+    memory = {candidate: in_fresh_process(added_memory, name, candidate, tiny) for candidate in comparison.weighed}
     verdicts = [verdict for goal in comparison.goals for verdict in judge(goal, comparison, timings, memory)]
     record = {
         "name": name,
@@ -82,7 +80,7 @@ def judge(goal: Goal, comparison: Comparison, timings: dict[str, Timing], memory
         return ours / theirs if theirs else math.nan  # a step too small to add memory
 
     verdicts = [Verdict.of(what, "time", ratio({name: timing.median for name, timing in timings.items()}), goal.time)]
-    if memory:
+    if goal.memory is not None:
         verdicts.append(Verdict.of(what, "memory", ratio({k: float(v) for k, v in memory.items()}), goal.memory))
     return verdicts
 

@@ -64,7 +64,7 @@ from models.errors import check_choice
 from models.kernels.memory_tokens import Rows, pick, segment_attention
 from models.kernels.softmax import attention
 from models.kernels.window import KeyValue, join
-from models.layers import FeedForward, Residual, Rotation, SelfProjection, rotate, rotation
+from models.layers import FeedForward, Residual, Rotation, SelfProjection, rotate, rotation, split_heads
 from models.recurrence import Piece, StackOptions, StackRecurrence
 from models.transformer import TransformerBlock, TransformerOptions
 
@@ -230,6 +230,8 @@ class MatBlock(MemoryBlock):
     ) -> tuple[Stream, MatState]:
         """See :meth:`MemoryBlock.forward`."""
         state = state or self.init_state(len(stream.tokens))
+        if self.memory_off:
+            return self._alone(stream, state, mask)
         past, control = KeyValue(state.keys, state.values), KeyValue(state.control_keys, state.control_values)
         if self.controller is None:
             above, cache = self._step(self, stream, past, state.num_open, mask, asking="all")
@@ -241,6 +243,18 @@ class MatBlock(MemoryBlock):
                 (tokens, *_), cache = self._step(self, stream, past, state.num_open, mask, asking="tokens")
             above = above._replace(tokens=tokens)
         return above, MatState(*cache, *control, num_open=state.num_open + stream.tokens.shape[1])
+
+    def _alone(
+        self, stream: Stream, state: MatState, mask: Bool[Tensor, "B T"] | None
+    ) -> tuple[Stream, MatState]:
+        """The tokens without the memory, which passes by."""
+        tokens, past = stream.tokens, KeyValue(state.keys, state.values)
+        if self.options.form == "bottleneck":
+            tokens = _finish(self, tokens, torch.zeros_like(split_heads(tokens, self.config.num_heads)))
+        else:
+            (tokens, *_), past = self._step(self, Stream(tokens, None), past, state.num_open, mask, asking="tokens")
+        num_open = state.num_open + tokens.shape[1]
+        return stream._replace(tokens=tokens), state._replace(keys=past.keys, values=past.values, num_open=num_open)
 
     def _step(
         self,
@@ -266,6 +280,8 @@ class MatBlock(MemoryBlock):
             causal=self.causal,
             key_mask=mask,
             dropout=self._attention_dropout,
+            probe=self.probe,
+            num_memory=rows.read + past.length - num_open,
         )
         read, tokens, write = _finish(layer, pick(x, rows, asked), y).split(asked, dim=1)
         return Stream(tokens, read if asked.read else None, write if asked.write else None), cache
@@ -294,6 +310,8 @@ class MatBlock(MemoryBlock):
         cache = join([past, KeyValue(rotate(k, self._angles(rows, num_open, x)), v)])
         q = self.project.queries(self.attend.before(tokens))
         q = rotate(q, self._angles(Rows(0, tokens.shape[1], 0), num_open, x))
+        if self.probe is not None:
+            self.probe.softmax("read", q, cache.keys)
         return _finish(self, tokens, attention(q, *cache, dropout=self._attention_dropout)), cache
 
     @property

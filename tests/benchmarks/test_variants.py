@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.cases import comparisons
+import models
+from benchmarks.cases import RECURRENT, TINY, comparisons
+from benchmarks.layers import our_options
 from benchmarks.measure import Timing, peak_memory, take_turns
 from benchmarks.memory import streaming_memory
 from benchmarks.variants import check_same, main, measure
+from experiments import peers
 
 
 def test_a_comparison_leaves_a_full_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -22,13 +25,30 @@ def test_a_comparison_leaves_a_full_record(tmp_path: Path, capsys: pytest.Captur
     assert not list(tmp_path.iterdir()), "--tiny measures nothing that is worth keeping"
 
 
-def test_every_comparison_builds_and_goals_name_its_candidates() -> None:
+@pytest.mark.parametrize("name", comparisons(tiny=True))
+@pytest.mark.filterwarnings("ignore")  # the peers'
+def test_a_comparison_runs_and_its_goals_name_its_candidates(name: str) -> None:
+    comparison = comparisons(tiny=True)[name]
+    for goal in comparison.goals:
+        assert {goal.ours, goal.theirs} <= comparison.candidates.keys()
+    missing = {peer.name for peer in peers.PEERS.values() if not peer.is_installed}
+    for candidate in comparison.candidates.keys() - missing:
+        # What compiles is tested with the models; here it would take half a minute.
+        comparison.candidates[candidate]._replace(compiled=False).step()()
+    for a, b in comparison.same:
+        if not {a, b} & missing:
+            assert check_same(comparison, a, b) < 1e-5
+
+
+def test_packages_are_those_of_the_peers_compared() -> None:
     for name, comparison in comparisons(tiny=True).items():
-        for goal in comparison.goals:
-            assert {goal.ours, goal.theirs} <= comparison.candidates.keys(), name
-        if not comparison.packages:  # peers are installed by `make bench` only
-            for candidate in comparison.candidates.values():
-                candidate.step()()
+        compared = {peers.PEERS[candidate].package for candidate in comparison.candidates if candidate in peers.PEERS}
+        assert compared == set(comparison.packages), name
+
+
+def test_every_variant_that_streams_is_followed_over_length() -> None:
+    grows = {"transformer"}
+    assert {our_options(name, TINY)[0] for name in RECURRENT} == set(models.available()) - grows
 
 
 def test_candidates_that_differ_are_refused() -> None:
@@ -37,8 +57,9 @@ def test_candidates_that_differ_are_refused() -> None:
         check_same(comparison, "fam", "block_window")
 
 
-def test_streaming_gives_figures() -> None:
-    figures = streaming_memory("fam", 300)
+@pytest.mark.parametrize("name", RECURRENT)
+def test_streaming_gives_figures(name: str) -> None:
+    figures = streaming_memory(name, 300)
     assert figures["peak"] >= figures["before"] > 0
 
 
