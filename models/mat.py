@@ -244,9 +244,7 @@ class MatBlock(MemoryBlock):
             above = above._replace(tokens=tokens)
         return above, MatState(*cache, *control, num_open=state.num_open + stream.tokens.shape[1])
 
-    def _alone(
-        self, stream: Stream, state: MatState, mask: Bool[Tensor, "B T"] | None
-    ) -> tuple[Stream, MatState]:
+    def _alone(self, stream: Stream, state: MatState, mask: Bool[Tensor, "B T"] | None) -> tuple[Stream, MatState]:
         """The tokens without the memory, which passes by."""
         tokens, past = stream.tokens, KeyValue(state.keys, state.values)
         if self.options.form == "bottleneck":

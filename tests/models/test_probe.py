@@ -34,6 +34,14 @@ MEMORY_ALONE: dict[str, dict[str, Any]] = {
     "mat": {"carry": True},
 }
 
+SETTINGS = [
+    *((name, {}) for name in VARIANTS if name != "transformer"),
+    *(("mat", {"form": form}) for form in ("controller", "bottleneck")),
+    ("mat", {"accumulate": True}),
+    *(("fam", {"update": update}) for update in ("static", "gated")),
+    ("infini", {"update": "delta", "first_segment": "skip"}),
+]
+
 
 def make(name: str, *, causal: bool = True, **settings: Any) -> models.Model:
     options = CASES[name].options | MEMORY_ALONE.get(name, {}) | settings
@@ -105,10 +113,10 @@ def test_looking_changes_no_number(name: str, causal: bool) -> None:
             assert (values <= 1 + 1e-6).all(), measure
 
 
-@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "transformer"])
-def test_without_its_memory_a_segment_is_alone(name: str) -> None:
+@pytest.mark.parametrize(("name", "settings"), SETTINGS)
+def test_without_its_memory_a_segment_is_alone(name: str, settings: dict[str, Any]) -> None:
     """No gradient reaches what stands before the segment; switched on again, it is what it was."""
-    model = make(name)
+    model = make(name, **settings)
     assert reads_memory(model)
     tokens = distinct_tokens(1, NUM_TOKENS)
     before, _ = model(tokens)
@@ -121,9 +129,9 @@ def test_without_its_memory_a_segment_is_alone(name: str) -> None:
     assert torch.equal(before, model(tokens)[0])
 
 
-@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "transformer"])
-def test_without_memory_pieces_give_the_same_as_the_whole(name: str) -> None:
-    model, tokens = make(name), distinct_tokens(2, NUM_TOKENS)
+@pytest.mark.parametrize(("name", "settings"), SETTINGS)
+def test_without_memory_pieces_give_the_same_as_the_whole(name: str, settings: dict[str, Any]) -> None:
+    model, tokens = make(name, **settings), distinct_tokens(2, NUM_TOKENS)
     with without_memory(model):
         whole, _ = model(tokens)
         parts, state = [], None
