@@ -7,6 +7,7 @@ Nothing but the write block looks at the write block, and tokens look at nothing
 pieces: ``past`` holds the read block and the tokens that came before.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -79,7 +80,7 @@ def segment_attention(
         all_real = _all_real(key_mask, past.length + rows.read, rows.write)
     if probe is not None:
         asked = q.split(asking or rows, dim=2)
-        _tell(probe, *asked, cache, everything, slice(num_memory), causal=causal, key_mask=key_mask, all_real=all_real)
+        _tell(probe, asked, (cache, everything), slice(num_memory), causal=causal, key_mask=key_mask, all_real=all_real)
     if not causal:
         return attention(q, *everything, mask=all_real, dropout=dropout), cache
 
@@ -97,18 +98,19 @@ def segment_attention(
 
 def _tell(
     probe: Probe,
-    read: Tensor,
-    tokens: Tensor,
-    write: Tensor,
-    cache: KeyValue,
-    everything: KeyValue,
+    asked: Sequence[Float[Tensor, "B H A d"]],
+    seen: tuple[KeyValue, KeyValue],
     memory: slice,
     *,
     causal: bool,
     key_mask: Tensor | None,
     all_real: Tensor | None,
 ) -> None:
-    """Without a write block, the read block is written, if anything is."""
+    """How the tokens read and the memory rows write, of queries ``asked`` over the keys that they have ``seen``.
+
+    Without a write block, the read block is written, if anything is.
+    """
+    (read, tokens, write), (cache, everything) = asked, seen
     if causal:
         hidden = causal_mask(tokens.shape[2], cache.length, tokens)
         probe.softmax("read", tokens, cache.keys, mask=hidden, memory=memory, real=key_mask)
