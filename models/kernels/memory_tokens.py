@@ -98,7 +98,7 @@ def segment_attention(
 
 def _tell(
     probe: Probe,
-    asked: Sequence[Float[Tensor, "B H A d"]],
+    asked: Sequence[Tensor],
     seen: tuple[KeyValue, KeyValue],
     memory: slice,
     *,
