@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import models
-from benchmarks.measure import Step
+from experiments.measure import Step
 
 
 class Shape(NamedTuple):

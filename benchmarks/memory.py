@@ -12,7 +12,8 @@ import models
 from benchmarks.cases import RECURRENT, comparisons
 from benchmarks.comparison import Shape
 from benchmarks.layers import our_options
-from benchmarks.measure import Verdict, circumstances, in_fresh_process, peak_memory
+from benchmarks.measure import Verdict, circumstances
+from experiments.measure import in_fresh_process, peak_memory
 
 STREAM_PIECE = 1000  # no multiple of a block, so that pieces end inside blocks
 STREAMED = Shape(segment=128, slots=16)

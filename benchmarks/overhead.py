@@ -17,11 +17,12 @@ from typing import Any
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from benchmarks.measure import Timing, Verdict, circumstances
+from benchmarks.measure import Verdict, circumstances
 from experiments.config import RunConfig, build_model, build_task
 from experiments.hardware import Hardware
 from experiments.job import run_job
 from experiments.lightning_modules import make_module
+from experiments.measure import Timing
 from experiments.optim import make_optimizer, set_learning_rate
 from experiments.preflight import check_command_line
 

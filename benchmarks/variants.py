@@ -22,8 +22,9 @@ from rich.table import Table
 from benchmarks.cases import comparisons
 from benchmarks.comparison import Candidate, Comparison, Goal, outputs
 from benchmarks.layers import Reference
-from benchmarks.measure import Timing, Verdict, circumstances, in_fresh_process, take_turns
+from benchmarks.measure import Verdict, circumstances, take_turns
 from benchmarks.memory import added_memory, measure_streaming
+from experiments.measure import Timing, in_fresh_process
 
 FOLDER = Path(__file__).resolve().parent.parent / "results" / "benchmarks"
 REFERENCE = "reference"

@@ -55,6 +55,7 @@ _READ_BY = {
         "model",
         "task",
         "scale",
+        "study",
         "backbone",
         "bench",
         "store",
@@ -195,7 +196,7 @@ def _check_mode(overrides: Sequence[Override], *, multirun: bool) -> None:
     for override in swept:
         if override.key_or_group in ("mode", "study", "store.root") or override.key_or_group.startswith("hydra"):
             raise ConfigError(f"{_text(override)}: one {override.key_or_group} at a time")
-    mode = next((_values(item)[0] for item in reversed(overrides) if item.key_or_group == "mode"), "train")
+    mode = _mode(overrides)
     if mode == "list" and multirun:
         raise ConfigError("mode=list shows what exists: leave out -m")
     if mode == "eval" and multirun:
@@ -206,6 +207,15 @@ def _check_mode(overrides: Sequence[Override], *, multirun: bool) -> None:
         if mode in _READ_BY and not _is_below(override.key_or_group, (*_READ_BY[mode], "hydra")):
             read = ", ".join(_READ_BY[mode])
             raise ConfigError(f"{_text(override)} has no effect with mode={mode}: it reads {read}")
+
+
+def _mode(overrides: Sequence[Override]) -> str:
+    """What the command line says, else its study, else train."""
+    said = {item.key_or_group: _values(item)[0] for item in overrides if item.key_or_group in ("mode", "study")}
+    if "mode" not in said and "study" in said:
+        study = OmegaConf.load(CONF / "study" / f"{said['study']}.yaml")
+        return str(OmegaConf.select(study, "mode", default="train"))
+    return said.get("mode", "train")
 
 
 def _is_below(key: str, sections: Sequence[str]) -> bool:

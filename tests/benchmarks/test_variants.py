@@ -8,10 +8,11 @@ import pytest
 import models
 from benchmarks.cases import RECURRENT, TINY, comparisons
 from benchmarks.layers import our_options
-from benchmarks.measure import Timing, peak_memory, take_turns
+from benchmarks.measure import take_turns
 from benchmarks.memory import streaming_memory
 from benchmarks.variants import check_same, main, measure
 from experiments import peers
+from experiments.measure import Timing, peak_memory
 
 
 def test_a_comparison_leaves_a_full_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
