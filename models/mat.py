@@ -46,7 +46,8 @@ Choices
 * The paper's text was not at hand: its forms are built from notes on it. "Shared" in its table is read as one layer_mem
   for all layers; M' in a bottleneck is what layer_mem's feed-forward gives, and layer_seq's norm stands before it.
 * Causal ``controller``: the mask is that of ``tokens``, so layer_mem hears tokens in the write block only; without
-  ``carry`` it shapes a learned prefix. ``carry`` and ``accumulate`` with the forms are ours.
+  ``carry`` it shapes a learned prefix. Nobody reads the memory rows on top of the stack then, so that the top layer's
+  layer_mem is idle. ``carry`` and ``accumulate`` with the forms are ours.
 * Causal ``bottleneck`` needs ``carry``, else no token would hear another: a token may read R' alone, which earlier
   segments wrote; W' has heard what follows it. So the tokens of one segment do not hear each other. To let them, each
   token would need an updated memory of its own: M times the work.
@@ -233,16 +234,17 @@ class MatBlock(MemoryBlock):
         if self.memory_off:
             return self._alone(stream, state, mask)
         past, control = KeyValue(state.keys, state.values), KeyValue(state.control_keys, state.control_values)
+        num_open = state.num_open
         if self.controller is None:
-            above, cache = self._step(self, stream, past, state.num_open, mask, asking="all")
+            above, cache = self._step(self, stream, kind="all", past=past, num_open=num_open, mask=mask)
         else:
-            above, control = self._control(self.controller, stream, control, state.num_open, mask)
+            above, control = self._control(self.controller, stream, past=control, num_open=num_open, mask=mask)
             if self.options.form == "bottleneck":
-                tokens, cache = self._read(stream.tokens, above, past, state.num_open)
+                tokens, cache = self._read(stream.tokens, above, past=past, num_open=num_open)
             else:
-                (tokens, *_), cache = self._step(self, stream, past, state.num_open, mask, asking="tokens")
+                (tokens, *_), cache = self._step(self, stream, kind="tokens", past=past, num_open=num_open, mask=mask)
             above = above._replace(tokens=tokens)
-        return above, MatState(*cache, *control, num_open=state.num_open + stream.tokens.shape[1])
+        return above, MatState(*cache, *control, num_open=num_open + stream.tokens.shape[1])
 
     def _alone(self, stream: Stream, state: MatState, mask: Bool[Tensor, "B T"] | None) -> tuple[Stream, MatState]:
         """The tokens without the memory, which passes by."""
@@ -258,22 +260,22 @@ class MatBlock(MemoryBlock):
         self,
         layer: "MatBlock | TransformerBlock",
         stream: Stream,
+        *,
+        kind: str,
         past: KeyValue,
         num_open: int,
         mask: Bool[Tensor, "B T"] | None,
-        *,
-        asking: str,
     ) -> tuple[Stream, KeyValue]:
-        """The rows that ask go through ``layer``, in sight of all; and the keys and values for the next piece."""
+        """Rows of one kind go through ``layer``, in sight of all kinds; and what the next piece will see of this."""
         x, rows = _join(stream)
-        asked = rows.of(asking)
+        asking = rows.of(kind)
         angles = self._angles(rows, num_open, x)
         q, k, v = layer.project(layer.attend.before(x))
         y, cache = segment_attention(
-            pick(rotate(q, angles), rows, asked),
+            pick(rotate(q, angles), rows, asking),
             KeyValue(rotate(k, angles), v),
             rows=rows,
-            asking=asked,
+            asking=asking,
             past=past,
             causal=self.causal,
             key_mask=mask,
@@ -281,13 +283,14 @@ class MatBlock(MemoryBlock):
             probe=self.probe,
             num_memory=rows.read + past.length - num_open,
         )
-        read, tokens, write = _finish(layer, pick(x, rows, asked), y).split(asked, dim=1)
-        return Stream(tokens, read if asked.read else None, write if asked.write else None), cache
+        read, tokens, write = _finish(layer, pick(x, rows, asking), y).split(asking, dim=1)
+        return Stream(tokens, read if asking.read else None, write if asking.write else None), cache
 
     def _control(
         self,
         controller: TransformerBlock,
         stream: Stream,
+        *,
         past: KeyValue,
         num_open: int,
         mask: Bool[Tensor, "B T"] | None,
@@ -295,12 +298,12 @@ class MatBlock(MemoryBlock):
         """The memory rows go through their own network."""
         if self.causal and not self.options.carry:
             # Without a write block, no memory row will ever hear a token.
-            stream, mask = stream._replace(tokens=stream.tokens[:, :0]), None
-        above, cache = self._step(controller, stream, past, num_open, mask, asking="memory")
+            stream = stream._replace(tokens=stream.tokens[:, :0])
+        above, cache = self._step(controller, stream, kind="memory", past=past, num_open=num_open, mask=mask)
         return above, cache if self.options.carry else past
 
     def _read(
-        self, tokens: Float[Tensor, "B T D"], memory: Stream, past: KeyValue, num_open: int
+        self, tokens: Float[Tensor, "B T D"], memory: Stream, *, past: KeyValue, num_open: int
     ) -> tuple[Float[Tensor, "B T D"], KeyValue]:
         """The tokens see the updated memory and nothing else; a causal one, only what has not heard the tokens."""
         x, rows = _join(memory._replace(tokens=tokens[:, :0], write=None if self.causal else memory.write))

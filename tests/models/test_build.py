@@ -86,6 +86,12 @@ def test_what_there_is() -> None:
             {"pair": "concatt", **CLASSIFY},
             "pair='concatt' (did you mean 'concat'?): choose one of concat, interaction",
         ),
+        (
+            "mat",
+            {"form": "controler"},
+            "model.form='controler' (did you mean 'controller'?): "
+            "choose one of tokens, controller, shared_controller, bottleneck",
+        ),
         ("linear", {"feature_map": "elo"}, "model.feature_map='elo' (did you mean 'elu'?): choose one of elu, ffn"),
         (
             "fam",
@@ -194,6 +200,17 @@ def test_what_there_is() -> None:
             "mat",
             {"accumulate": True},
             "model.accumulate has no effect with model.carry=false: no memory leaves its segment",
+        ),
+        (
+            "mat",
+            {"form": "controller", "memory_len": 0},
+            "model.form=controller needs memory: use model.memory_len of at least 1, or form=tokens",
+        ),
+        (
+            "mat",
+            {"form": "bottleneck"},
+            "model.form=bottleneck: a causal token reads only what earlier segments wrote, and with "
+            "model.carry=false that is nothing; use model.carry=true",
         ),
         (
             "mat",

@@ -1,5 +1,8 @@
 """What the papers say of memory tokens (arXiv 2006.11527, 2207.06881), fact by fact."""
 
+import math
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -13,6 +16,7 @@ from tests.models.cases import SEGMENT, WIDTH, Options, build, distinct_tokens, 
 MAT: Options = {"block_len": SEGMENT, "memory_len": 2}
 RMT: Options = MAT | {"carry": True}
 AUTOCOMPRESSOR: Options = RMT | {"accumulate": True}
+BOTH_WAYS: Options = {"causal": False, "num_classes": 3}
 
 
 def tops(model: models.Model, tokens: Tensor) -> list[Stream]:
@@ -180,3 +184,109 @@ def test_a_write_block_is_the_learned_one_where_memories_accumulate() -> None:
     for stream in entered:
         assert stream.write is not None
         assert torch.equal(stream.write[0], model.learned_memory)
+
+
+# ---- MemCtrl and MemBottleneck
+
+
+def networks(block: torch.nn.Module, **shared: Any) -> tuple[TransformerBlock, TransformerBlock]:
+    """The tokens' layer and the memory's, as plain Transformer layers."""
+    parts = block.state_dict()
+    found = []
+    for owner in ("", "controller."):
+        (plain,) = build("transformer", depth=1, **shared).blocks
+        assert isinstance(plain, TransformerBlock)
+        plain.load_state_dict({name: parts[owner + name] for name in plain.state_dict()})
+        found.append(plain)
+    return found[0], found[1]
+
+
+def embedded(model: models.Model, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """The learned memory and the tokens as they enter."""
+    assert model.learned_memory is not None
+    return model.learned_memory.expand(len(tokens), -1, -1), model.embedding(tokens)
+
+
+@pytest.mark.parametrize("form", ["controller", "shared_controller"])
+def test_a_controller_is_a_second_layer_that_sees_the_same_and_answers_for_the_memory(form: str) -> None:
+    shared: Options = BOTH_WAYS | {"positions": "none"}
+    model = build("mat", depth=3, block_len=8, memory_len=2, form=form, **shared)
+    tokens = random_tokens(2, 6)
+    memory, x = embedded(model, tokens)
+    for block in model.blocks:
+        rows = Stream(torch.cat((memory, x), dim=1), None)
+        by_tokens, by_memory = (layer(rows, None, None)[0].tokens for layer in networks(block, **shared))
+        memory, x = by_memory[:, :2], by_tokens[:, 2:]
+    assert (model(tokens)[0] - model.head(model.norm(x).mean(dim=1))).abs().max() < 1e-13
+
+
+def test_a_bottleneck_shows_the_tokens_the_updated_memory_and_nothing_else() -> None:
+    shared: Options = BOTH_WAYS | {"positions": "none"}
+    model = build("mat", depth=3, block_len=8, memory_len=2, form="bottleneck", **shared)
+    tokens = random_tokens(2, 6)
+    memory, x = embedded(model, tokens)
+    for block in model.blocks:
+        by_tokens, by_memory = networks(block, **shared)
+        memory = by_memory(Stream(torch.cat((memory, x), dim=1), None), None, None)[0].tokens[:, :2]
+        q, _, _ = by_tokens.project(by_tokens.attend.before(x))
+        _, k, v = by_tokens.project(by_tokens.attend.before(memory))
+        weights = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(dim=-1)
+        assert weights.shape[2:] == (6, 2)  # O(m n), and no token-token path
+        x = by_tokens.attend.after(x, by_tokens.project.output(weights @ v))
+        x = by_tokens.feed.after(x, by_tokens.ffn(by_tokens.feed.before(x)))
+    assert (model(tokens)[0] - model.head(model.norm(x).mean(dim=1))).abs().max() < 1e-13
+
+
+@pytest.mark.parametrize("setting", [{"causal": True}, BOTH_WAYS], ids=["causal", "both ways"])
+@pytest.mark.parametrize("options", [MAT, RMT, AUTOCOMPRESSOR], ids=["mat", "rmt", "autocompressor"])
+def test_a_controller_with_the_tokens_weights_is_no_controller(options: Options, setting: Options) -> None:
+    plain = build("mat", **options, **setting)
+    controlled = build("mat", form="controller", **options, **setting)
+    weights = plain.state_dict()
+    controlled.load_state_dict({name: weights[name.replace("controller.", "")] for name in controlled.state_dict()})
+    tokens = random_tokens(2, 3 * SEGMENT + 1)
+    assert (plain(tokens)[0] - controlled(tokens)[0]).abs().max() < 1e-13
+
+
+def test_a_shared_controller_is_one_for_all_layers() -> None:
+    """MemCtrl-shared: the layers of MemCtrl, but with equal weights, and these are counted and trained once."""
+    shared = build("mat", depth=3, form="shared_controller", **RMT)
+    separate = build("mat", depth=3, form="controller", **RMT)
+    separate.load_state_dict(shared.state_dict())
+    tokens = random_tokens(2, 3 * SEGMENT + 1)
+    assert torch.equal(shared(tokens)[0], separate(tokens)[0])
+    one_layer = sum(p.numel() for p in networks(shared.blocks[0])[1].parameters())
+    assert separate.num_parameters() - shared.num_parameters() == 2 * one_layer
+    for block in shared.blocks:
+        assert isinstance(block, MatBlock)
+        assert block.controller is next(one.controller for one in shared.blocks if isinstance(one, MatBlock))
+
+
+@pytest.mark.parametrize("form", ["tokens", "controller", "shared_controller"])
+def test_memory_in_front_of_a_causal_segment_hears_no_token(form: str) -> None:
+    """Else the future would leak through it: what it says is the same whatever the segment."""
+    model = build("mat", form=form, **MAT)
+    (one,), (other,) = (tops(model, random_tokens(1, SEGMENT, seed=seed)) for seed in (0, 1))
+    assert one.memory is not None
+    assert other.memory is not None
+    assert torch.equal(one.memory, other.memory)
+
+
+def test_through_a_causal_bottleneck_a_token_hears_earlier_segments_and_none_of_its_own() -> None:
+    model = build("mat", form="bottleneck", **RMT)
+    tokens = distinct_tokens(1, 3 * SEGMENT)
+    logits, _ = model(tokens)
+    places = torch.arange(3 * SEGMENT)
+    for place in places.tolist():
+        heard = token_gradients(model, tokens, logits[0, place].square().sum())[0].abs().sum(dim=-1) > 0
+        assert torch.equal(heard, (places < place // SEGMENT * SEGMENT) | (places == place))
+
+
+@pytest.mark.parametrize("form", ["controller", "bottleneck"])
+def test_the_write_block_of_the_controller_sees_the_whole_segment(form: str) -> None:
+    model = build("mat", depth=1, form=form, **RMT)
+    tokens = distinct_tokens(1, SEGMENT)
+    (top,) = tops(model, tokens)
+    assert top.write is not None
+    for slot in top.write[0]:
+        assert token_gradients(model, tokens, slot.square().sum())[0].abs().sum(dim=-1).min() > 0
