@@ -231,11 +231,12 @@ class MatBlock(MemoryBlock):
     ) -> tuple[Stream, MatState]:
         """See :meth:`MemoryBlock.forward`."""
         state = state or self.init_state(len(stream.tokens))
-        if self.memory_off:
-            return self._alone(stream, state, mask)
         past, control = KeyValue(state.keys, state.values), KeyValue(state.control_keys, state.control_values)
         num_open = state.num_open
-        if self.controller is None:
+        if self.memory_off:
+            tokens, cache = self._alone(stream.tokens, past=past, num_open=num_open, mask=mask)
+            above = stream._replace(tokens=tokens)
+        elif self.controller is None:
             above, cache = self._step(self, stream, kind="all", past=past, num_open=num_open, mask=mask)
         else:
             above, control = self._control(self.controller, stream, past=control, num_open=num_open, mask=mask)
@@ -246,15 +247,14 @@ class MatBlock(MemoryBlock):
             above = above._replace(tokens=tokens)
         return above, MatState(*cache, *control, num_open=num_open + stream.tokens.shape[1])
 
-    def _alone(self, stream: Stream, state: MatState, mask: Bool[Tensor, "B T"] | None) -> tuple[Stream, MatState]:
+    def _alone(
+        self, tokens: Float[Tensor, "B T D"], *, past: KeyValue, num_open: int, mask: Bool[Tensor, "B T"] | None
+    ) -> tuple[Float[Tensor, "B T D"], KeyValue]:
         """The tokens without the memory, which passes by."""
-        tokens, past = stream.tokens, KeyValue(state.keys, state.values)
         if self.options.form == "bottleneck":
-            tokens = _finish(self, tokens, torch.zeros_like(split_heads(tokens, self.config.num_heads)))
-        else:
-            (tokens, *_), past = self._step(self, Stream(tokens, None), past, state.num_open, mask, asking="tokens")
-        num_open = state.num_open + tokens.shape[1]
-        return stream._replace(tokens=tokens), state._replace(keys=past.keys, values=past.values, num_open=num_open)
+            return _finish(self, tokens, torch.zeros_like(split_heads(tokens, self.config.num_heads))), past
+        above, past = self._step(self, Stream(tokens, None), kind="all", past=past, num_open=num_open, mask=mask)
+        return above.tokens, past
 
     def _step(
         self,

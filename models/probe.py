@@ -86,7 +86,7 @@ class Probe:
         """Non-negative weights, in any unit, of each query over keys; keys of weight zero do not exist."""
         weights = weights.float()
         within = weights[..., memory]
-        if not within.shape[-1]:
+        if not within.numel():
             return
         if memory != EVERYTHING:
             share = within.sum(dim=-1) / weights.sum(dim=-1)
