@@ -14,7 +14,7 @@ the same activations, as queries, read the block, and go through the same projec
 |---|---|
 | B, block size; m, memory segments; L_F | ``block_len``, ``memory_blocks``, ``fam_len`` |
 | F_τ, the layer's feedback activations [B, F, D] | ``FamState.fam`` |
-| F_0, the learned prompt as it arrives at this layer | ``stream.memory`` |
+| F_0, the learned prompt as it arrives at this layer, or its own prefix | ``stream.memory``, ``own_memory`` |
 | K^F_{τ-1}, V^F_{τ-1} (and those of older FAMs) as tokens of block τ read them | ``prefix`` |
 
 **Fast form.** F_τ depends on F_{τ-1} and on block τ's keys and values, never on its outputs. So a layer projects all
@@ -36,6 +36,8 @@ Choices (section numbers: the paper's)
 * ``causal=False`` (classification, not in the paper): tokens see their block whole; FAM flows from left to right.
 
 Ablations of the paper
+* ``initial=prefix`` (B.1, B.4.6): every layer learns an F_0 of its own, at the level of its input (prefix tuning), and
+  nothing is carried. The paper says no more, so the rest is as with the prompt, the zero first residual included.
 * ``update=static``, SUM FAM (C.3): the layer's prompt is the query of every block; F_{τ-1} gives keys and values only.
   The residual, which the paper does not state, is the prompt as well, from the first block on.
 * ``past_fams`` (table 6): tokens read F_{τ-n}..F_{τ-1}, each where it stood as the latest; the update, F_{τ-1} only.
@@ -68,6 +70,7 @@ from models.kernels.softmax import attention
 from models.kernels.window import KeyValue, complete_blocks, join, split_blocks, trim, window_attention
 from models.layers import FeedForward, Residual, Rotation, SelfProjection, merge_heads, rotate, rotation
 
+INITIALS = ("prompt", "prefix")
 UPDATES = ("residual", "static", "rescaled", "gated")
 FAM_POSITIONS = ("last", "fractional", "zero")
 
@@ -82,6 +85,8 @@ class FamOptions:
     """F, feedback activations per layer. 0 gives ``block_window``, exactly."""
     memory_blocks: int = 1
     """m, whole blocks before its own that a token sees."""
+    initial: str = "prompt"
+    """F_0: a "prompt" carried up through the layers (the paper's), or a "prefix" that each layer learns for itself."""
     update: str = "residual"
     """How F_τ follows from F_{τ-1}: "residual" is the paper's, "static" its ablation, "rescaled" and "gated" ours."""
     past_fams: int = 1
@@ -110,16 +115,18 @@ class FamOptions:
             raise ValueError(f"model.random_state_passing_from={self.random_state_passing_from}: must lie in [0, 1)")
         if self.random_state_passing_from and not self.random_state_passing:
             raise ValueError("model.random_state_passing_from has no effect with model.random_state_passing=0")
+        check_choice("model.initial", self.initial, INITIALS)
         check_choice("model.update", self.update, UPDATES)
         check_choice("model.fam_positions", self.fam_positions, FAM_POSITIONS)
         if self.past_fams < 1:
             raise ValueError(f"model.past_fams={self.past_fams}: must be at least 1")
         reads_otherwise = self.past_fams > 1 or self.fam_positions != "last"
         is_random = self.random_state_passing or self.random_position_offset
-        if self.fam_len == 0 and (self.update != "residual" or reads_otherwise or is_random):
+        made_otherwise = self.initial != "prompt" or self.update != "residual"
+        if self.fam_len == 0 and (made_otherwise or reads_otherwise or is_random):
             raise ValueError(
-                "model.fam_len=0: update, past_fams, fam_positions, random_state_passing and random_position_offset "
-                "have no effect"
+                "model.fam_len=0: initial, update, past_fams, fam_positions, random_state_passing and "
+                "random_position_offset have no effect"
             )
 
 
@@ -167,14 +174,23 @@ class FamBlock(MemoryBlock):
         self.feed = Residual(config)
         self.ffn = FeedForward(config)
         self.gate = nn.Linear(2 * config.width, 1) if options.update == "gated" else None
+        shape = options.fam_len, config.width
+        self.own_memory = nn.Parameter(torch.empty(shape)) if options.initial == "prefix" else None
+        if self.own_memory is not None:
+            nn.init.normal_(self.own_memory, std=config.width**-0.5)
         if options.random_state_passing:
-            self.register_buffer("carried", torch.zeros(options.fam_len, config.width))
+            self.register_buffer("carried", torch.zeros(shape))
             self.register_buffer("has_carried", torch.zeros((), dtype=torch.bool))
 
     @classmethod
     def memory_len(cls, options: FamOptions) -> int:
-        """The prompt's slots."""
-        return options.fam_len
+        """The prompt's slots, unless each layer has a prefix of its own."""
+        return 0 if options.initial == "prefix" else options.fam_len
+
+    @classmethod
+    def has_memory(cls, options: FamOptions) -> bool:
+        """Wherever there is FAM."""
+        return options.fam_len > 0
 
     def init_state(self, batch_size: int) -> FamState:
         """No token yet; the prompt comes up the stream with the first call."""
@@ -186,18 +202,18 @@ class FamBlock(MemoryBlock):
         """See :meth:`MemoryBlock.forward`. The prompt is only sent on while a layer above may still need it."""
         x = stream.tokens
         state = state or self.init_state(x.shape[0])
-        prompt = stream.memory if self.options.fam_len else None
+        initial = None
+        if state.fam is None or self.options.update == "static":
+            initial = stream.memory if self.own_memory is None else self.attend.dropout(self.own_memory)[None]
         if state.fam is None:
-            state = state._replace(fam=prompt)
-        elif self.options.update != "static":
-            prompt = None
+            state = state._replace(fam=initial)
         past = KeyValue(state.keys, state.values)
 
         angles = self._angles(torch.arange(state.position, state.position + x.shape[1], device=x.device), x)
         q, k, v = self.project(self.attend.before(x))
         own = KeyValue(rotate(k, angles), v)
 
-        prefix, state = self._feedback(state, past, own, prompt, mask)
+        prefix, state = self._feedback(state, past, own, initial, mask)
         y = window_attention(
             rotate(q, angles),
             own,
@@ -215,10 +231,11 @@ class FamBlock(MemoryBlock):
 
         cache = trim(join([past, own]), self.options.block_len, self.options.memory_blocks)
         state = state._replace(keys=cache.keys, values=cache.values, position=state.position + x.shape[1])
-        return Stream(x, None if prompt is None else self._carry_prompt(prompt)), state
+        above = None if initial is None or self.own_memory is not None else self._carry_prompt(initial)
+        return Stream(x, above), state
 
     def _feedback(
-        self, state: FamState, past: KeyValue, own: KeyValue, prompt: Tensor | None, mask: Tensor | None
+        self, state: FamState, past: KeyValue, own: KeyValue, initial: Tensor | None, mask: Tensor | None
     ) -> tuple[Sequence[KeyValue] | None, FamState]:
         """The chain over blocks: what each block's tokens read, and the FAM after the last whole block."""
         if not self.options.fam_len:
@@ -229,7 +246,7 @@ class FamBlock(MemoryBlock):
         blocks = split_blocks(join([open_part, own]), size)
         complete = complete_blocks(mask, num_open, size)
         angles = self._fam_angles(state.position - num_open, len(blocks) + 1, own.keys)
-        summary = prompt if self.options.update == "static" else None
+        summary = initial if self.options.update == "static" else None
 
         prefix = []
         for index, block in enumerate(blocks):

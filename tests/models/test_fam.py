@@ -87,6 +87,32 @@ def test_slots_see_each_other_in_both_directions() -> None:
         assert gradient.abs().sum(dim=-1).min() > 0
 
 
+def test_a_prefix_is_each_layers_own() -> None:
+    """Prefix tuning: nothing comes up the stream, and F·D weights are learned by every layer instead of once."""
+    prompted, prefixed = build("fam", depth=3, **FAM), build("fam", depth=3, initial="prefix", **FAM)
+    num_slots = FAM["fam_len"] * WIDTH
+    assert prefixed.num_parameters() - prompted.num_parameters() == (3 - 1) * num_slots
+    assert prefixed.learned_memory is None
+    _, state = prefixed(random_tokens(2, SEGMENT - 1))
+    for block, fam in zip(fam_blocks(prefixed), fams(state), strict=True):
+        assert block.own_memory is not None
+        assert torch.equal(fam[0], block.own_memory)
+
+
+def test_prefixes_that_equal_the_carried_prompt_are_the_prompt() -> None:
+    prompted, prefixed = build("fam", depth=3, **FAM), build("fam", depth=3, initial="prefix", **FAM)
+    weights = prompted.state_dict()
+    prompt = list(weights.pop("learned_memory"))
+    for index, layer in enumerate(layers(prompted)):
+        weights[f"stack.{index}.own_memory"] = torch.stack(prompt)
+        prompt = carry_prompt(layer, prompt)
+    prefixed.load_state_dict(weights)
+    tokens = random_tokens(2, 3 * SEGMENT + 1)
+    (logits, state), (other_logits, other_state) = prompted(tokens), prefixed(tokens)
+    assert close(logits, other_logits)
+    assert all(close(fam, other) for fam, other in zip(fams(state), fams(other_state), strict=True))
+
+
 # ---- one block (algorithm 2)
 
 
