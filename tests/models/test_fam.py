@@ -287,7 +287,7 @@ def test_older_fams_are_for_tokens_not_for_the_update() -> None:
 def test_places_of_fam(fam_positions: str, places: list[float]) -> None:
     """Made from a block at m..m+3, two slots stand at m+2, m+3; or at m+3.33, m+3.66; or at 0."""
     (block,) = fam_blocks(build("fam", depth=1, fam_positions=fam_positions, **FAM))
-    assert block._fam_places(torch.tensor(8)).tolist() == pytest.approx(places)
+    assert block.places.at(torch.tensor(8)).tolist() == pytest.approx(places)
 
 
 @pytest.mark.parametrize("fam_positions", ["fractional", "zero"])
