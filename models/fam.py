@@ -25,10 +25,9 @@ Choices (section numbers: the paper's)
 * B.1: the prompt is carried through the layers in a pass of its own (slots see each other, ordinary residuals), and
   each layer takes what arrives as its F_0. Letting a layer start from the *updated* FAM of the layer below would leak
   the future inside the first block. First update: the residual is zero, as F_0 holds no context.
-* B.2.1, B.2.2 and table 7, where FAM stands and how random position offset moves F_0: ``models/fam_places.py``.
+* B.2.1 and table 7, where FAM stands: ``models/fam_places.py``. B.2.2 and B.2.3, how a training sequence starts, random
+  position offset and random state passing: ``models/fam_state.py``.
 * No update before a block is full; a block with padding in it is never full.
-* B.2.3, random state passing: one coin per step for all layers; batch item 0's last FAM is kept without gradient, all
-  sequences start from it, and its residual stays. ``random_state_passing_from`` delays it, since it hurts from step 0.
 * ``causal=False`` (classification, not in the paper): tokens see their block whole; FAM flows from left to right.
 
 Ablations of the paper
@@ -49,10 +48,9 @@ A gate at 0 keeps its slot bit for bit, over any number of blocks. The first upd
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -60,6 +58,7 @@ from models.block import BackboneConfig, MemoryBlock, Stream, empty_cache, regis
 from models.block_window import blocks_at_once, cached_tokens, check_window
 from models.errors import check_choice
 from models.fam_places import FAM_POSITIONS, FamPlaces
+from models.fam_state import FamState, RandomStart
 from models.kernels.softmax import attention
 from models.kernels.window import KeyValue, complete_blocks, join, split_blocks, trim, window_attention
 from models.layers import (
@@ -132,34 +131,11 @@ class FamOptions:
         return getattr(self, name) != getattr(FamOptions, name)
 
 
-class FamState(NamedTuple):
-    """One layer's state between two calls."""
-
-    fam: Float[Tensor, "B2 F D"] | None
-    """F_τ, the feedback activations; None before the prompt has arrived."""
-    keys: Float[Tensor, "B H K d"]
-    """Rotated keys of the last m whole blocks and of the open one."""
-    values: Float[Tensor, "B H K d"]
-    position: int
-    """Tokens so far."""
-    is_prompt: bool
-    """Whether ``fam`` is still the prompt F_0, whose first update has no residual."""
-    first_is_prompt: bool = True
-    """The same of batch item 0, which padding may keep from filling its first block."""
-    prompt_offset: Int[Tensor, " B"] | None = None
-    """Random position offset of this training sequence (on the CPU, as all places of FAM)."""
-    older: tuple[KeyValue, ...] = ()
-    """Rotated keys and values ``[B, H, F, d]`` of the FAMs before F_τ that tokens still read, oldest first."""
-
-
 @register("fam", FamOptions)
 class FamBlock(MemoryBlock):
     """Block sliding window attention with feedback attention memory."""
 
     sees_ahead = False
-    carried: Tensor
-    """Batch item 0's FAM after the last training step (random state passing)."""
-    has_carried: Tensor
 
     def __init__(self, config: BackboneConfig, options: FamOptions, *, causal: bool) -> None:
         super().__init__(config, options, causal=causal)
@@ -174,9 +150,7 @@ class FamBlock(MemoryBlock):
         self.ffn = FeedForward(config)
         self.gate = nn.Linear(2 * config.width, 1) if options.update == "gated" else None
         self.own_memory = learned_slots(options.fam_len, config) if options.initial == "prefix" else None
-        if options.random_state_passing:
-            self.register_buffer("carried", torch.zeros(options.fam_len, config.width))
-            self.register_buffer("has_carried", torch.zeros((), dtype=torch.bool))
+        self.start = RandomStart(options, self.places)
 
     @classmethod
     def memory_len(cls, options: FamOptions) -> int:
@@ -313,21 +287,11 @@ class FamBlock(MemoryBlock):
 
     def training_state(self, batch_size: int, *, seed: int, progress: float) -> FamState | None:
         """Random state passing and random position offset (B.2.2, B.2.3)."""
-        coins = torch.rand(2, batch_size + 1, generator=torch.Generator().manual_seed(seed))
-        state = self.init_state(batch_size)
-        passing = self.options.random_state_passing > 0 and progress >= self.options.random_state_passing_from
-        if passing and bool(self.has_carried) and coins[0, -1] < self.options.random_state_passing:
-            state = state._replace(fam=self.carried.expand(batch_size, -1, -1), is_prompt=False, first_is_prompt=False)
-        if self.options.random_position_offset:
-            state = state._replace(prompt_offset=self.places.random_offsets(coins[:, :-1]))
-        return state
+        return self.start.draw(self.init_state(batch_size), batch_size, seed=seed, progress=progress)
 
-    @torch.no_grad()
     def remember(self, state: FamState) -> None:
         """Keep the first sequence's FAM for a later step."""
-        if self.options.random_state_passing and state.fam is not None and not state.first_is_prompt:
-            self.carried.copy_(state.fam[0])
-            self.has_carried.fill_(True)
+        self.start.remember(state)
 
     def state_size(self, seq_len: int) -> int:
         """F·D, 2·F·D for each older FAM that is read, and at most 2·(m+1)·S·D."""

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 import models
-from models.fam import FamBlock, FamState
+from models.fam import FamBlock
+from models.fam_state import FamState
 from tests import reference
 from tests.models.cases import SEGMENT, WIDTH, Options, build, distinct_tokens, random_tokens
 from tests.reference.backbone import layers
@@ -476,12 +477,12 @@ def test_a_passed_state_keeps_its_residual_and_has_no_gradient() -> None:
 def test_what_is_passed_is_a_copy_without_history() -> None:
     model = passing_model(1.0)
     state = after_one_step(model)
-    kept = [block.carried.clone() for block in fam_blocks(model)]
-    assert all(not block.carried.requires_grad for block in fam_blocks(model))
+    kept = [block.start.carried.clone() for block in fam_blocks(model)]
+    assert all(not block.start.carried.requires_grad for block in fam_blocks(model))
     with torch.no_grad():
         for fam in fams(state):
             fam.zero_()
-    assert all(torch.equal(block.carried, copy) for block, copy in zip(fam_blocks(model), kept, strict=True))
+    assert all(torch.equal(block.start.carried, copy) for block, copy in zip(fam_blocks(model), kept, strict=True))
 
 
 def test_evaluation_never_starts_from_another_sequence() -> None:
