@@ -24,13 +24,12 @@ Deviations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from models.block import BackboneConfig, MemoryBlock, Stream, empty_cache, register
 from models.kernels.window import KeyValue, join, trim, window_attention
-from models.layers import FeedForward, Residual, Rotation, SelfProjection, rotate, rotation
+from models.layers import FeedForward, Residual, SelfProjection, rotate, token_rotation
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ class BlockWindowBlock(MemoryBlock):
         memory_blocks = 0 if self.memory_off else self.options.memory_blocks
         state = state or self.init_state(x.shape[0])
         past = KeyValue(state.keys, state.values)
-        angles = self._angles(state.position, x)
+        angles = token_rotation(state.position, x.shape[1], self.config, x)
         h = self.attend.before(x)
         q, k, v = self.project(h)
         own = KeyValue(rotate(k, angles), v)
@@ -139,11 +138,6 @@ class BlockWindowBlock(MemoryBlock):
         x = self.feed.after(x, self.ffn(self.feed.before(x)))
         cache = trim(join([past, memory]), self.options.block_len, memory_blocks)
         return Stream(x, stream.memory), WindowState(*cache, position=state.position + stream.tokens.shape[1])
-
-    def _angles(self, start: int, x: Tensor) -> Rotation | None:
-        if not self.config.rotary:
-            return None
-        return rotation(torch.arange(start, start + x.shape[1], device=x.device), self.config, x)
 
     def state_size(self, seq_len: int) -> int:
         """At most 2·(m+1)·S·D."""

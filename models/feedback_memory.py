@@ -34,7 +34,7 @@ from torch import Tensor
 from models.block import BackboneConfig, MemoryBlock, Stream, empty_cache, register
 from models.block_window import cached_tokens, check_window
 from models.kernels.window import KeyValue, join, query_sizes, trim, window_attention
-from models.layers import FeedForward, Residual, SelfProjection, rotate, rotation
+from models.layers import FeedForward, Residual, SelfProjection, rotate, token_rotation
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,7 @@ class FeedbackMemoryBlock(MemoryBlock):
     ) -> tuple[Float[Tensor, "B T D"], FeedbackMemoryState]:
         """Further tokens of one block."""
         size, stop = self.options.block_len, state.position + x.shape[1]
-        places = torch.arange(state.position, stop, device=x.device)
-        angles = rotation(places, self.config, x) if self.config.rotary else None
+        angles = token_rotation(state.position, x.shape[1], self.config, x)
         q, k, v = self.project(self.attend.before(x))
         own = KeyValue(rotate(k, angles), v)
         memory, opened = KeyValue(state.keys, state.values), KeyValue(state.open_keys, state.open_values)

@@ -58,6 +58,11 @@ class FeedForward(nn.Module):
         return self.down(functional.gelu(hidden))
 
 
+def learned_slots(num_slots: int, config: BackboneConfig) -> nn.Parameter:
+    """A layer's own memory before it has seen anything: N(0, 1/D), like all that enters at the bottom."""
+    return nn.Parameter(nn.init.normal_(torch.empty(num_slots, config.width), std=config.width**-0.5))
+
+
 def split_heads(x: Float[Tensor, "B T D"], num_heads: int) -> Float[Tensor, "B H T d"]:
     """Cut the width into heads."""
     return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
@@ -126,6 +131,13 @@ def rotation(positions: Int[Tensor, "*B T"] | Float[Tensor, "*B T"], config: Bac
     angles = positions.to(torch.float64).unsqueeze(-1) * wavelengths
     dtype = torch.promote_types(like.dtype, torch.float32)
     return Rotation(angles.cos().to(like.device, dtype), angles.sin().to(like.device, dtype))
+
+
+def token_rotation(start: int, num_tokens: int, config: BackboneConfig, like: Tensor) -> Rotation | None:
+    """RoPE's angles of ``num_tokens`` tokens from position ``start`` on; None where nothing is rotated."""
+    if not config.rotary:
+        return None
+    return rotation(torch.arange(start, start + num_tokens, device=like.device), config, like)
 
 
 def rotate(x: Float[Tensor, "B H T d"], angles: Rotation | None) -> Float[Tensor, "B H T d"]:

@@ -56,7 +56,7 @@ from torch.nn import functional
 from models.block import BackboneConfig, MemoryBlock, Stream, register
 from models.kernels.causal_luna import LunaSums, causal_luna, empty_sums, omega
 from models.kernels.softmax import attention, visible
-from models.layers import FeedForward, Residual, make_norm, merge_heads, rotate, rotation, split_heads
+from models.layers import FeedForward, Residual, learned_slots, make_norm, merge_heads, rotate, rotation, split_heads
 
 
 @dataclass(frozen=True)
@@ -114,9 +114,7 @@ class LunaBlock(MemoryBlock):
         self.attend = Residual(config)
         self.feed = Residual(config)
         self.ffn = FeedForward(config)
-        self.own_memory = nn.Parameter(torch.empty(options.memory_len, width)) if options.fresh_memory else None
-        if self.own_memory is not None:
-            nn.init.normal_(self.own_memory, std=width**-0.5)
+        self.own_memory = learned_slots(options.memory_len, config) if options.fresh_memory else None
 
     @classmethod
     def memory_len(cls, options: LunaOptions) -> int:

@@ -50,7 +50,7 @@ from models.kernels.memory_tokens import Rows, segment_attention
 from models.kernels.slots import slot_attention
 from models.kernels.softmax import attention
 from models.kernels.window import KeyValue
-from models.layers import FeedForward, Residual, SelfProjection, merge_heads, rotate, rotation, split_heads
+from models.layers import FeedForward, Residual, SelfProjection, merge_heads, rotate, split_heads, token_rotation
 from models.recurrence import Piece, StackOptions, StackRecurrence
 
 
@@ -199,9 +199,7 @@ class MemformerBlock(MemoryBlock):
         state = state or self.init_state(len(x))
         past = KeyValue(*state)
         dropout = self.config.attention_dropout if self.training else 0.0
-        angles = None
-        if self.config.rotary:
-            angles = rotation(torch.arange(past.length, past.length + x.shape[1], device=x.device), self.config, x)
+        angles = token_rotation(past.length, x.shape[1], self.config, x)
         q, k, v = self.project(self.attend.before(x))
         y, cache = segment_attention(
             rotate(q, angles),

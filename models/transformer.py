@@ -15,14 +15,13 @@ Deviations: none that matters here (norm position, feed-forward and positions ar
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from models.block import BackboneConfig, MemoryBlock, Stream, empty_cache, register
 from models.kernels.softmax import attention, causal_attention, visible
 from models.kernels.window import KeyValue, join
-from models.layers import FeedForward, Residual, SelfProjection, rotate, rotation
+from models.layers import FeedForward, Residual, SelfProjection, rotate, token_rotation
 
 
 @dataclass(frozen=True)
@@ -60,9 +59,7 @@ class TransformerBlock(MemoryBlock):
         state = state or self.init_state(x.shape[0])
         start = state.keys.shape[2]
         q, k, v = self.project(self.attend.before(x))
-        angles = None
-        if self.config.rotary:
-            angles = rotation(torch.arange(start, start + x.shape[1], device=x.device), self.config, x)
+        angles = token_rotation(start, x.shape[1], self.config, x)
         own = KeyValue(rotate(k, angles), v)
         seen = join([KeyValue(*state), own])
         dropout = self.config.attention_dropout if self.training else 0.0

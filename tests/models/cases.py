@@ -75,9 +75,10 @@ FAM_UPDATES = ("residual", "static", "rescaled", "gated")
 
 
 def _fam(options: Options, causal: bool, norm: str) -> int:
-    """Nothing of its own but the gate, which is not the paper's."""
+    """Nothing of its own but a prefix, where it has one, and the gate, which is not the paper's."""
     gate = 2 * WIDTH + 1 if options.get("update") == "gated" else 0
-    return _attention(options, causal, norm) + gate
+    prefix = options["fam_len"] * WIDTH if options.get("initial") == "prefix" else 0
+    return _attention(options, causal, norm) + gate + prefix
 
 
 def _infini(options: Options, causal: bool, norm: str) -> int:
@@ -138,7 +139,7 @@ def _cached(options: Options, num_tokens: int) -> int:
 
 def _is_plain_fam(options: Options) -> bool:
     """Whether nothing is set that would have no effect without FAM."""
-    plain: Options = {"update": "residual", "past_fams": 1, "fam_positions": "last"}
+    plain: Options = {"initial": "prompt", "update": "residual", "past_fams": 1, "fam_positions": "last"}
     return all(options.get(key, value) == value for key, value in plain.items())
 
 
@@ -377,12 +378,14 @@ CASES: dict[str, Case] = {
             {"block_len": SEGMENT, "fam_len": SEGMENT, "memory_blocks": 2, "update": "rescaled"},
             {"block_len": SEGMENT, "fam_len": 2, "memory_blocks": 0, "update": "gated"},
             {"block_len": SEGMENT, "fam_len": 2, "memory_blocks": 1, "update": "static", "past_fams": 3},
+            {"block_len": SEGMENT, "fam_len": 2, "memory_blocks": 0, "initial": "prefix"},
             {"block_len": SEGMENT, "fam_len": 0, "memory_blocks": 1},
         ),
         axes={
             "block_len": (SEGMENT,),
             "memory_blocks": (0, 1, 2, 3),
             "fam_len": (0, 1, 2, SEGMENT),
+            "initial": ("prompt", "prefix"),
             "update": FAM_UPDATES,
             "past_fams": (1, 2, 3),
             "fam_positions": ("last", "fractional", "zero"),
@@ -399,6 +402,7 @@ CASES: dict[str, Case] = {
             ({"block_len": SEGMENT, "fam_len": 2, "memory_blocks": 0}, lambda depth: math.inf),
             ({"block_len": SEGMENT, "fam_len": 1, "memory_blocks": 1}, lambda depth: math.inf),
             ({"block_len": SEGMENT, "fam_len": 2, "memory_blocks": 0, "update": "static"}, lambda depth: math.inf),
+            ({"block_len": SEGMENT, "fam_len": 2, "memory_blocks": 0, "initial": "prefix"}, lambda depth: math.inf),
             ({"block_len": SEGMENT, "fam_len": 0, "memory_blocks": 1}, _window_reach(1)),
         ),
     ),

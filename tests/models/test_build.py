@@ -98,6 +98,7 @@ def test_what_there_is() -> None:
             {"update": "sttic"},
             "model.update='sttic' (did you mean 'static'?): choose one of residual, static, rescaled, gated",
         ),
+        ("fam", {"initial": "perfix"}, "model.initial='perfix' (did you mean 'prefix'?): choose one of prompt, prefix"),
         (
             "fam",
             {"fam_positions": "first"},
@@ -241,8 +242,8 @@ def test_what_there_is() -> None:
         (
             "fam",
             {"random_state_passing": 0.8, "fam_len": 0},
-            "model.fam_len=0: update, past_fams, fam_positions, random_state_passing and random_position_offset "
-            "have no effect",
+            "model.fam_len=0: initial, update, past_fams, fam_positions, random_state_passing and "
+            "random_position_offset have no effect",
         ),
         (
             "feedback_memory",
@@ -252,8 +253,14 @@ def test_what_there_is() -> None:
         (
             "fam",
             {"past_fams": 2, "fam_len": 0},
-            "model.fam_len=0: update, past_fams, fam_positions, random_state_passing and random_position_offset "
-            "have no effect",
+            "model.fam_len=0: initial, update, past_fams, fam_positions, random_state_passing and "
+            "random_position_offset have no effect",
+        ),
+        (
+            "fam",
+            {"initial": "prefix", "fam_len": 0},
+            "model.fam_len=0: initial, update, past_fams, fam_positions, random_state_passing and "
+            "random_position_offset have no effect",
         ),
         (
             "fam",

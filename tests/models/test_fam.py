@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 import models
-from models.fam import FamBlock, FamState
+from models.fam import FamBlock
+from models.fam_state import FamState
 from tests import reference
 from tests.models.cases import SEGMENT, WIDTH, Options, build, distinct_tokens, random_tokens
 from tests.reference.backbone import layers
@@ -85,6 +86,32 @@ def test_slots_see_each_other_in_both_directions() -> None:
         value = fams(state)[0][0, slot].square().sum()
         (gradient,) = torch.autograd.grad(value, model.learned_memory, retain_graph=True)
         assert gradient.abs().sum(dim=-1).min() > 0
+
+
+def test_a_prefix_is_each_layers_own() -> None:
+    """Prefix tuning: nothing comes up the stream, and F·D weights are learned by every layer instead of once."""
+    prompted, prefixed = build("fam", depth=3, **FAM), build("fam", depth=3, initial="prefix", **FAM)
+    num_slots = FAM["fam_len"] * WIDTH
+    assert prefixed.num_parameters() - prompted.num_parameters() == (3 - 1) * num_slots
+    assert prefixed.learned_memory is None
+    _, state = prefixed(random_tokens(2, SEGMENT - 1))
+    for block, fam in zip(fam_blocks(prefixed), fams(state), strict=True):
+        assert block.own_memory is not None
+        assert torch.equal(fam[0], block.own_memory)
+
+
+def test_prefixes_that_equal_the_carried_prompt_are_the_prompt() -> None:
+    prompted, prefixed = build("fam", depth=3, **FAM), build("fam", depth=3, initial="prefix", **FAM)
+    weights = prompted.state_dict()
+    prompt = list(weights.pop("learned_memory"))
+    for index, layer in enumerate(layers(prompted)):
+        weights[f"stack.{index}.own_memory"] = torch.stack(prompt)
+        prompt = carry_prompt(layer, prompt)
+    prefixed.load_state_dict(weights)
+    tokens = random_tokens(2, 3 * SEGMENT + 1)
+    (logits, state), (other_logits, other_state) = prompted(tokens), prefixed(tokens)
+    assert close(logits, other_logits)
+    assert all(close(fam, other) for fam, other in zip(fams(state), fams(other_state), strict=True))
 
 
 # ---- one block (algorithm 2)
@@ -261,7 +288,7 @@ def test_older_fams_are_for_tokens_not_for_the_update() -> None:
 def test_places_of_fam(fam_positions: str, places: list[float]) -> None:
     """Made from a block at m..m+3, two slots stand at m+2, m+3; or at m+3.33, m+3.66; or at 0."""
     (block,) = fam_blocks(build("fam", depth=1, fam_positions=fam_positions, **FAM))
-    assert block._fam_places(torch.tensor(8)).tolist() == pytest.approx(places)
+    assert block.places.at(torch.tensor(8)).tolist() == pytest.approx(places)
 
 
 @pytest.mark.parametrize("fam_positions", ["fractional", "zero"])
@@ -450,12 +477,12 @@ def test_a_passed_state_keeps_its_residual_and_has_no_gradient() -> None:
 def test_what_is_passed_is_a_copy_without_history() -> None:
     model = passing_model(1.0)
     state = after_one_step(model)
-    kept = [block.carried.clone() for block in fam_blocks(model)]
-    assert all(not block.carried.requires_grad for block in fam_blocks(model))
+    kept = [block.start.carried.clone() for block in fam_blocks(model)]
+    assert all(not block.start.carried.requires_grad for block in fam_blocks(model))
     with torch.no_grad():
         for fam in fams(state):
             fam.zero_()
-    assert all(torch.equal(block.carried, copy) for block, copy in zip(fam_blocks(model), kept, strict=True))
+    assert all(torch.equal(block.start.carried, copy) for block, copy in zip(fam_blocks(model), kept, strict=True))
 
 
 def test_evaluation_never_starts_from_another_sequence() -> None:

@@ -143,7 +143,8 @@ def block(
     ``carried_fam`` starts from another sequence's FAM (random state passing), ``prompt_offset`` moves what
     the first block reads (random position offset).
     """
-    prompt = memory or []
+    is_prefix = layer.options.initial == "prefix"
+    prompt = list(layer.parameters["own_memory"]) if is_prefix else memory or []
     carried = Carried(prompt, True, [], prompt, prompt_offset)
     if carried_fam is not None:
         carried = Carried(list(carried_fam), False, [], prompt, prompt_offset)
@@ -154,7 +155,8 @@ def block(
     state: dict[str, Any] = cache(carried.past, layer.options.block_len, layer.options.memory_blocks)
     if carried.fam:
         state |= {"fam": torch.stack(carried.fam), "is_prompt": carried.is_prompt}
-    return LayerOutcome(outputs, carry_prompt(layer, prompt) if prompt else memory, state, slots=carried.fam)
+    above = carry_prompt(layer, prompt) if prompt and not is_prefix else memory
+    return LayerOutcome(outputs, above, state, slots=carried.fam)
 
 
 def logits_block_by_block(model: Any, tokens: list[int], *, leak: bool = False) -> Tensor:
