@@ -10,8 +10,8 @@ from torch.nn import functional
 
 # A mask of queries x keys is only built for so many entries at a time; more queries are cut in pieces.
 MAX_MASK_ENTRIES = 1 << 24
-# A CPU's kernel works on 512 keys at a time, hidden or not. With so many queries at a time, over the keys up to their own,
-# up to a quarter is saved; from so many keys on, the kernel itself leaves out what is hidden.
+# A CPU's kernel works on 512 keys at a time, hidden or not. With so many queries at a time, over the keys up to their
+# own, up to a quarter is saved; from so many keys on, the kernel itself leaves out what is hidden.
 CPU_QUERIES, CPU_KEYS = 128, 2048
 
 
