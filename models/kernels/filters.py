@@ -9,9 +9,12 @@ each output is one sum in a fixed order: what stands outside a window cannot cha
 convolution (FFT, Winograd) does not promise.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 
@@ -36,12 +39,42 @@ def convolve(
     """
     if real is not None:
         x = x * real[:, None, :, None]
-    weights = kernel.to(x.dtype)[:, :, None, None].unbind(dim=1)  # k times [H, 1, 1]
-    places = _places(x, len(weights), num_windows, stride, before, fill=0.0)
-    y = places[0] * weights[0]
-    for place, weight in zip(places[1:], weights[1:], strict=True):
-        y = torch.addcmul(y, place, weight)
-    return y
+    x = _pad(x, kernel.shape[1], num_windows, stride, before, fill=0.0)
+    return _Convolve.apply(x, kernel.to(x.dtype), num_windows, stride)
+
+
+class _Convolve(torch.autograd.Function):
+    """Written out because of the way back: autograd would fill and add a gradient of full length for every place."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kernel: Tensor, num_windows: int, stride: int) -> Tensor:
+        ctx.save_for_backward(x, kernel)
+        ctx.windows = num_windows, stride
+        first, *others = zip(_places(x, kernel.shape[1], num_windows, stride), _by_place(kernel), strict=True)
+        y = first[0] * first[1]
+        for place, weight in others:
+            y.addcmul_(place, weight)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x, kernel = ctx.saved_tensors
+        size = kernel.shape[1]
+        x_gradient = kernel_gradient = None
+        if ctx.needs_input_grad[0]:
+            x_gradient = torch.zeros_like(x)
+            places = _places(x_gradient, size, *ctx.windows)
+            for place, weight in zip(places, _by_place(kernel), strict=True):
+                place.addcmul_(gradient, weight)
+        if ctx.needs_input_grad[1]:
+            products = [(gradient * place).sum(dim=(0, 2, 3)) for place in _places(x, size, *ctx.windows)]
+            kernel_gradient = torch.stack(products, dim=1)
+        return x_gradient, kernel_gradient, None, None
+
+
+def _by_place(kernel: Tensor) -> tuple[Float[Tensor, "H 1 1"], ...]:
+    return kernel[:, :, None, None].unbind(dim=1)
 
 
 def max_pool(
@@ -65,7 +98,7 @@ def max_pool(
     """
     if real is not None:
         x = x.masked_fill(~real[:, None, :, None], -torch.inf)
-    places = _places(x, size, num_windows, stride, before, fill=-torch.inf)
+    places = _places(_pad(x, size, num_windows, stride, before, fill=-torch.inf), size, num_windows, stride)
     y = places[0]
     for place in places[1:]:
         y = torch.maximum(y, place)
@@ -73,11 +106,14 @@ def max_pool(
     return y if real is None else y.masked_fill(~real[:, None, ::stride, None], 0.0)
 
 
-def _places(
-    x: Tensor, size: int, num_windows: int, stride: int, before: int, *, fill: float
-) -> list[Float[Tensor, "B H N d"]]:
+def _pad(x: Tensor, size: int, num_windows: int, stride: int, before: int, *, fill: float) -> Float[Tensor, "B H P d"]:
+    """From the first token of the first window to the last token of the last."""
+    length = (num_windows - 1) * stride + size
+    after = length - before - x.shape[2]  # negative where the stride leaves the last tokens out
+    return functional.pad(x, (0, 0, before, after), value=fill)
+
+
+def _places(x: Float[Tensor, "B H P d"], size: int, num_windows: int, stride: int) -> list[Float[Tensor, "B H N d"]]:
     """The first token of every window, the second of every window, and so on."""
     span = (num_windows - 1) * stride + 1
-    after = span + size - 1 - before - x.shape[2]  # negative where the stride leaves the last tokens out
-    x = functional.pad(x, (0, 0, before, after), value=fill)
     return [x[:, :, place : place + span : stride] for place in range(size)]

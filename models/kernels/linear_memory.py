@@ -24,7 +24,7 @@ Memories are in float32 or better, and so are all products with them, also under
 segments, ``S`` tokens of a segment, ``d`` width of a key, ``e`` width of a value.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -64,7 +64,22 @@ def feature_map(x: Float[Tensor, "*B d"]) -> Float[Tensor, "*B d"]:
     Written as a sum of two parts of which one is constant: ``elu(x) + 1`` itself cancels to exactly zero below -18 in
     float32 (-6.5 in bfloat16), and a memory of zeros is divided by zero.
     """
-    return x.clamp(max=0).exp() + x.relu()
+    return _FeatureMap.apply(x)
+
+
+class _FeatureMap(torch.autograd.Function):
+    """The derivative of φ is min(φ, 1), so that φ is all that need be kept, and one product goes back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        mapped = x.clamp(max=0).exp_().add_(x.relu())
+        ctx.save_for_backward(mapped)
+        return mapped
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (mapped,) = ctx.saved_tensors
+        return gradient * mapped.clamp(max=1)
 
 
 def recall(q: Float[Tensor, "*B T d"], memory: LinearMemory) -> tuple[Float[Tensor, "*B T e"], Float[Tensor, "*B T 1"]]:

@@ -10,6 +10,9 @@ from torch.nn import functional
 
 # A mask of queries x keys is only built for so many entries at a time; more queries are cut in pieces.
 MAX_MASK_ENTRIES = 1 << 24
+# A CPU's kernel works on 512 keys at a time, hidden or not. With so many queries at a time, over the keys up to their
+# own, up to a quarter is saved; from so many keys on, the kernel itself leaves out what is hidden.
+CPU_QUERIES, CPU_KEYS = 128, 2048
 
 
 def attention(
@@ -40,18 +43,36 @@ def causal_mask(num_queries: int, num_keys: int, like: Tensor) -> Float[Tensor, 
 
 
 def causal_attention(
-    q: Float[Tensor, "B H Q d"], k: Float[Tensor, "B H K d"], v: Float[Tensor, "B H K d"], *, dropout: float = 0.0
+    q: Float[Tensor, "B H Q d"],
+    k: Float[Tensor, "B H K d"],
+    v: Float[Tensor, "B H K d"],
+    *,
+    mask: Float[Tensor, "Q2 K2"] | None = None,
+    dropout: float = 0.0,
 ) -> Float[Tensor, "B H Q d"]:
-    """Each query sees the keys up to its own position; the queries are the last of the keys' positions."""
+    """Each query sees the keys up to its own position; the queries are the last of the keys' positions.
+
+    ``mask`` is a :func:`causal_mask` for these numbers or larger ones, built before because many calls share it.
+    """
     num_queries, num_keys = q.shape[2], k.shape[2]
-    if num_queries == num_keys:
-        return functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
     if num_queries == 1:
         return attention(q, k, v, dropout=dropout)
-    if num_queries * num_keys <= MAX_MASK_ENTRIES:
-        return attention(q, k, v, mask=causal_mask(num_queries, num_keys, q), dropout=dropout)
-    pieces, seen = [], num_keys - num_queries
-    for piece in q.split(max(1, MAX_MASK_ENTRIES // num_keys), dim=2):
-        seen += piece.shape[2]
-        pieces.append(causal_attention(piece, k[:, :, :seen], v[:, :, :seen], dropout=dropout))
-    return torch.cat(pieces, dim=2)
+    at_once = _queries_at_once(num_queries, num_keys, q.device)
+    if num_queries > at_once:
+        pieces, seen = [], num_keys - num_queries
+        mask = causal_mask(at_once, num_keys, q) if mask is None else mask
+        for piece in q.split(at_once, dim=2):
+            seen += piece.shape[2]
+            pieces.append(causal_attention(piece, k[:, :, :seen], v[:, :, :seen], mask=mask, dropout=dropout))
+        return torch.cat(pieces, dim=2)
+    if num_queries == num_keys:
+        return functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+    if mask is None:
+        mask = causal_mask(num_queries, num_keys, q)
+    return attention(q, k, v, mask=mask[-num_queries:, -num_keys:], dropout=dropout)
+
+
+def _queries_at_once(num_queries: int, num_keys: int, device: torch.device) -> int:
+    if device.type == "cpu" and num_keys < CPU_KEYS:
+        return CPU_QUERIES
+    return num_queries if num_queries == num_keys else max(1, MAX_MASK_ENTRIES // num_keys)

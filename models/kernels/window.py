@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from models.kernels.softmax import attention, causal_mask, visible
+from models.kernels.softmax import attention, causal_attention, causal_mask, visible
 from models.probe import Probe
 
 
@@ -180,13 +180,20 @@ def _attend(group: list[_Block], masks: "_BlockMasks", dropout: float) -> Sequen
     """One fused call for a group of blocks; several ride side by side as further heads."""
     seen = [join(block.seen) for block in group]
     if len(group) == 1:
-        block = group[0]
-        mask = masks.mask(block, seen[0].length)
-        return [attention(block.queries, seen[0].keys, seen[0].values, mask=mask, dropout=dropout)]
+        block, (keys, values) = group[0], seen[0]
+        if masks.is_causal:
+            mask = masks.causal(block.queries, keys.shape[2])
+            return [causal_attention(block.queries, keys, values, mask=mask, dropout=dropout)]
+        mask = masks.padding(block) if masks.padded(block) else None
+        return [attention(block.queries, keys, values, mask=mask, dropout=dropout)]
     queries = torch.stack([block.queries for block in group], dim=2).flatten(1, 2)  # [B, H·G, S, d]
     keys = torch.stack([key_value.keys for key_value in seen], dim=2).flatten(1, 2)
     values = torch.stack([key_value.values for key_value in seen], dim=2).flatten(1, 2)
-    out = attention(queries, keys, values, mask=masks.causal(queries, keys.shape[2]), dropout=dropout)
+    if masks.is_causal:
+        mask = masks.causal(queries, keys.shape[2])
+        out = causal_attention(queries, keys, values, mask=mask, dropout=dropout)
+    else:
+        out = attention(queries, keys, values, dropout=dropout)
     return out.unflatten(1, (-1, len(group))).unbind(dim=2)
 
 
@@ -196,7 +203,11 @@ def _tell(probe: Probe, block: _Block, masks: "_BlockMasks") -> None:
     memory = slice(num_before, num_before + block.num_prefix) if block.num_prefix else slice(num_before)
     keys = join(block.seen).keys
     real = masks.real[block.number][:, -block.queries.shape[2] :] if masks.real else None
-    mask = masks.mask(block, keys.shape[2])
+    mask: Tensor | None
+    if masks.is_causal:
+        mask = causal_mask(block.queries.shape[2], keys.shape[2], keys)
+    else:
+        mask = masks.padding(block) if masks.padded(block) else None
     probe.softmax("read", block.queries, keys, mask=mask, memory=memory, real=real)
 
 
@@ -222,18 +233,16 @@ class _BlockMasks:
         return any(self.has_padding[block.first : block.stop])
 
     def causal(self, queries: Tensor, num_keys: int) -> Tensor | None:
-        """The causal mask inside a block; None where nothing is hidden."""
+        """The causal mask inside a block; None where it takes none."""
         num_queries = queries.shape[2]
-        if not self.is_causal or num_queries == 1:
+        if num_queries in (1, num_keys):
             return None
         if (num_queries, num_keys) not in self.built:
             self.built[num_queries, num_keys] = causal_mask(num_queries, num_keys, queries)
         return self.built[num_queries, num_keys]
 
-    def mask(self, block: _Block, num_keys: int) -> Tensor | None:
+    def padding(self, block: _Block) -> Tensor:
         """The mask of one block's queries over all that they see."""
-        if not self.padded(block):
-            return self.causal(block.queries, num_keys)
         before, after = self.real[block.first : block.number], self.real[block.number : block.stop]
         prefix = after[0].new_ones(len(block.queries), block.num_prefix)
         return visible(torch.cat((*before, prefix, *after), dim=1)).expand(-1, -1, block.queries.shape[2], -1)

@@ -15,7 +15,7 @@ from models.block import BackboneConfig
 from models.kernels import softmax
 from models.kernels.causal_luna import LunaSums, causal_luna
 from models.kernels.linear_memory import UPDATES, LinearMemory, empty_memory, segment_memory
-from models.kernels.softmax import attention, causal_attention, visible
+from models.kernels.softmax import attention, causal_attention, causal_mask, visible
 from models.kernels.window import KeyValue, query_sizes, trim, window_attention
 from models.layers import rotate, rotation
 from tests.models.cases import CASES, SEGMENT, VARIANTS, build, random_tokens
@@ -114,7 +114,9 @@ def test_window_attention_equals_the_loop(data: st.DataObject) -> None:
     }
     expected = window_loop(q, own, **arguments)
     at_once = data.draw(st.integers(1, 5))
-    actual = window_attention(q, own, **arguments, blocks_at_once=at_once)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(softmax, "CPU_QUERIES", data.draw(st.sampled_from([2, 128])))
+        actual = window_attention(q, own, **arguments, blocks_at_once=at_once)
     real = torch.ones(BATCH, num_tokens, dtype=torch.bool) if key_mask is None else key_mask
     assert actual.isfinite().all()
     assert close(actual.transpose(1, 2)[real], expected.transpose(1, 2)[real])
@@ -153,18 +155,34 @@ def test_trim_keeps_whole_blocks_and_frees_the_rest(length: int, memory_blocks: 
 # ---- softmax attention
 
 
-@pytest.mark.parametrize("max_entries", [1 << 24, 20, 1])
+@pytest.mark.parametrize(("max_entries", "at_once"), [(1 << 24, 0), (20, 0), (1, 0), (1 << 24, 3), (1 << 24, 128)])
 @pytest.mark.parametrize(("num_queries", "num_keys"), [(5, 5), (1, 6), (4, 9), (7, 8)])
 def test_causal_attention_equals_the_loop(
-    num_queries: int, num_keys: int, max_entries: int, monkeypatch: pytest.MonkeyPatch
+    num_queries: int, num_keys: int, max_entries: int, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(softmax, "MAX_MASK_ENTRIES", max_entries)
+    monkeypatch.setattr(softmax, "CPU_QUERIES", at_once)
+    monkeypatch.setattr(softmax, "CPU_KEYS", 100 if at_once else 0)
     q, (k, v) = random(BATCH, HEADS, num_queries, HEAD_WIDTH, seed=5), random_pairs(num_keys, seed=6)
     expected = torch.empty_like(q)
     for b, h, t in itertools.product(range(BATCH), range(HEADS), range(num_queries)):
         last = num_keys - num_queries + t + 1
         expected[b, h, t] = read(q[b, h, t], list(zip(k[b, h, :last], v[b, h, :last], strict=True)))
     assert close(causal_attention(q, k, v), expected)
+    mask = causal_mask(num_queries + 1, num_keys + 2, q)
+    assert close(causal_attention(q, k, v, mask=mask), expected), "a larger mask serves as well"
+
+
+def test_causal_attention_takes_a_few_queries_at_a_time_on_a_cpu() -> None:
+    """At the sizes that are used: outputs and gradients of one fused call, with and without keys before."""
+    for num_keys in (300, 700):
+        inputs = [random(1, 1, length, 8, seed=length + i) for i, length in enumerate((300, num_keys, num_keys))]
+        results = []
+        for mask in (None, causal_mask(300, num_keys, inputs[0])):
+            q, k, v = (x.clone().requires_grad_() for x in inputs)
+            y = attention(q, k, v, mask=mask) if mask is not None else causal_attention(q, k, v)
+            results.append((y, *torch.autograd.grad(y.square().sum(), (q, k, v))))
+        assert all(close(a, b, 1e-11) for a, b in zip(*results, strict=True))
 
 
 def test_a_row_without_real_keys_stays_finite() -> None:
