@@ -47,7 +47,8 @@ lint: $(DEV)
 
 bench: $(PEERS)
 	$(BENCH_PY) -m benchmarks.variants $(BENCH)
-	$(if $(BENCH),,$(BENCH_PY) run.py -m +study=efficiency && $(BENCH_PY) -m analysis.efficiency)
+	$(if $(BENCH),,$(BENCH_PY) run.py -m +study=efficiency)
+	$(if $(BENCH),,$(BENCH_PY) -m analysis.speed && $(BENCH_PY) -m analysis.efficiency)
 
 clean:
 	rm -rf $(VENV) $(BENCH_VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis

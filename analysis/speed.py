@@ -1,0 +1,71 @@
+"""The README's table of speed and memory as ratios, from the records that ``make bench`` leaves.
+
+make bench                # measure into results/benchmarks/
+python -m analysis.speed  # redraw the table from those files alone
+"""
+
+import argparse
+import json
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from analysis.readme import README, markdown, write_section
+
+FOLDER = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
+
+
+def load(folder: Path = FOLDER) -> list[dict[str, Any]]:
+    """All records by name; those with several threads stay out, as they are no CPU times."""
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    return [record for record in records if record["threads"] == 1]
+
+
+def speed_table(records: list[dict[str, Any]]) -> str:
+    """One line for each pair of candidates: ratios of time and of added memory, with the goals."""
+    lines = []
+    for record in records:
+        about = record["about"]
+        for what, goals in groupby(record["goals"], key=lambda goal: goal["what"]):
+            cells = {_column(goal["measure"]): _cell(goal) for goal in goals}
+            lines.append([about, what, cells.get("time", ""), cells.get("memory", ""), str(record["commit"])[:7]])
+            about = ""
+    return markdown(["what", "ratio of", "time (goal)", "memory (goal)", "commit"], lines)
+
+
+def _column(measure: str) -> str:
+    return "memory" if "memory" in measure else "time"
+
+
+def _cell(goal: dict[str, Any]) -> str:
+    """The ratio with its goal; a goal that was missed stands out."""
+    ratio = f"{goal['ratio']:.2f}" if goal["ratio"] >= 0.1 else f"{goal['ratio']:.3f}"
+    if goal["goal"] is None:
+        return ratio
+    return f"{ratio} ({goal['goal']:g})" if goal["met"] else f"**{ratio}** ({goal['goal']:g}, missed)"
+
+
+def report(records: list[dict[str, Any]]) -> str:
+    """The README's section."""
+    machines = sorted({str(record["hardware"]).partition(", torch threads")[0] for record in records})
+    loads = [record["load_average"][0] for record in records]
+    goals = [goal for record in records for goal in record["goals"] if goal["goal"] is not None]
+    met = sum(goal["met"] for goal in goals)
+    text = (
+        "One training step (forward and backward) as a ratio within one run, one thread, CPU time; memory is what the "
+        f"step adds at its peak. {', '.join(machines)}; load average {min(loads):.1f} to {max(loads):.1f}. {met} of "
+        f"{len(goals)} goals are met. Each file of [`results/benchmarks/`](results/benchmarks/) holds sizes, versions, "
+        "spread and load."
+    )
+    return f"{text}\n\n{speed_table(records)}"
+
+
+def main() -> None:
+    """Command line: see the module's docstring."""
+    argparse.ArgumentParser(description="Table of speed and memory against peers.").parse_args()
+    write_section("speed", report(load()))
+    print(f"wrote the speed section of {README.name}")
+
+
+if __name__ == "__main__":
+    main()
