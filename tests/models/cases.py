@@ -247,6 +247,7 @@ CASES: dict[str, Case] = {
         num_parameters=_feature_attention,
         state_size=lambda options, num_tokens: WIDTH * (WIDTH // NUM_HEADS + 1),
         reach=(({"chunk_len": 4}, lambda depth: math.inf),),
+        memory_rows=WIDTH // NUM_HEADS,
     ),
     "luna": Case(
         options={"memory_len": 3, "tied": False, "chunk_len": 4},

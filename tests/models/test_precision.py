@@ -77,6 +77,7 @@ def gradient(model: models.Model, logits: Tensor) -> Tensor:
 
 
 every_setting = pytest.mark.parametrize(("name", "options"), SETTINGS, ids=label)
+SUMS = ("filtered_memory", "infini", "linear", "luna")
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
@@ -110,14 +111,16 @@ def test_pieces_give_nearly_the_same_as_the_whole(name: str, options: Options) -
             assert worst(state, state_of_whole) <= allowed
 
 
-@every_setting
+@pytest.mark.parametrize(("name", "options"), [case for case in SETTINGS if case[0] in SUMS], ids=label)
 @torch.no_grad()
 def test_errors_do_not_grow_with_the_length(name: str, options: Options) -> None:
-    """After forty segments a memory is as near to full precision as after four."""
+    """After forty segments a memory that is a sum is as near to full precision as after four.
+
+    Where a memory goes through the network again and again, a random one may magnify any rounding.
+    """
     model, tokens = build(name, **options).float(), random_tokens(2, 40 * SEGMENT)
     _, state = model(tokens)
     with half():
         logits, half_state = model(tokens)
-    # Logits are not compared: a random FAM may magnify a rounding tenfold for a few blocks, and then forget it.
     assert logits.isfinite().all()
     assert worst(half_state, state) <= TOLERANCES.get(name, Tolerance()).states
