@@ -30,7 +30,10 @@ PANELS = {
 }
 
 #: One table is one machine, one size, one precision.
-SAME = ("task", "width", "depth", "num_heads", "ffn_width", "batch_size", "device", "precision", "threads", "hardware")
+SAME = (
+    *("task", "width", "depth", "num_heads", "ffn_width", "segment_len", "memory_len", "piece_len", "batch_size"),
+    *("device", "precision", "compiled", "threads", "clock", "hardware", "torch"),
+)
 
 
 def load(path: Path = RESULTS / "bench.csv") -> pd.DataFrame:
@@ -39,11 +42,16 @@ def load(path: Path = RESULTS / "bench.csv") -> pd.DataFrame:
     Raises:
         ValueError: The file holds measurements that no one figure can compare.
     """
+    if not path.exists():
+        raise ValueError(f"{path} is not there: run mode=bench first")
     rows = pd.read_csv(path)
     rows = rows[rows["status"] == "ok"]
     for column in SAME:
-        if rows[column].nunique() > 1:
-            raise ValueError(f"{path.name} mixes {column}: {', '.join(map(str, rows[column].unique()))}")
+        values = rows[column].dropna().unique()
+        if len(values) > 1:
+            raise ValueError(f"{path.name} mixes {column}: {', '.join(map(str, values))}")
+    if not (rows["phase"] == "train").any():
+        raise ValueError(f"{path.name} holds no training step that was measured: run mode=bench first")
     names = dict.fromkeys(rows["variant"])
     order = [*(name for name in ORDER if name in names), *(name for name in names if name not in ORDER)]
     places = rows["variant"].map(order.index)
@@ -87,7 +95,7 @@ def _draw(axes: Axes, rows: pd.DataFrame, column: str, scale: int) -> None:
 def efficiency_table(rows: pd.DataFrame) -> str:
     """One line for each variant and package, at the shortest and at the longest length that all variants reached."""
     lengths = rows[~rows["peer"] & (rows["phase"] == "train")].groupby("name")["length"].agg(set)
-    common = sorted(set.intersection(*lengths))
+    common = sorted(set.intersection(*lengths)) or sorted(set.union(*lengths))
     shown = sorted({common[0], common[-1]})
     header = ["", *(f"training {length:,}: tokens/s, MiB" for length in shown)]
     header += [f"streaming {length:,}: tokens/s, MiB" for length in shown] + [f"state after {shown[-1]:,}"]

@@ -10,12 +10,15 @@ def marks(name: str) -> tuple[str, str]:
     return f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
 
 
-def write_section(name: str, text: str, readme: Path = README) -> None:
+def write_section(name: str, content: str, readme: Path = README) -> None:
     """Replace what stands between the marks of a section."""
     begin, end = marks(name)
-    before, rest = readme.read_text(encoding="utf-8").split(begin)
+    text = readme.read_text(encoding="utf-8")
+    if begin not in text or end not in text:
+        raise ValueError(f"{readme.name} has no section {name}: it needs the lines {begin} and {end}")
+    before, rest = text.split(begin)
     after = rest.split(end)[1]
-    readme.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
+    readme.write_text(f"{before}{begin}\n{content}\n{end}{after}", encoding="utf-8")
 
 
 def markdown(header: list[str], lines: list[list[str]]) -> str:

@@ -3,7 +3,7 @@
 For each variant and length, in a process of its own:
 
 * ``train``: one forward and backward pass over one batch of random symbols, without the optimiser;
-* ``stream``: the same symbols read piece by piece, the state handed on, no gradient (causal models only).
+* ``stream``: the same symbols in pieces, as long for all, the state handed on, no gradient (causal models only).
 
 One row each: tokens per second, memory that the step adds at its peak, floating-point operations, and numbers carried
 along time. Beside a variant stand the packages from PyPI that do the same, where they are installed; they have no
@@ -13,6 +13,7 @@ state to be handed on, so they only train. ``bench.csv`` keeps the rows; ``analy
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -20,7 +21,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from torch.nn import functional
 import models
 from experiments import peers
 from experiments.config import RunConfig, build_model, build_task
-from experiments.errors import ExitCode, first_line
+from experiments.errors import ConfigError, ExitCode, first_line
 from experiments.flops import step_flops
 from experiments.hardware import Hardware, git_sha, hardware_line
 from experiments.measure import Timing, clock_of, in_fresh_process, peak_memory, repeat
@@ -38,9 +38,12 @@ from experiments.table import print_columns
 
 PHASES = ("train", "stream")
 
+#: Tokens of the step before the one that is measured.
+_WARM_UP = 64
+
 #: What tells two rows apart: a newer measurement of the same takes the place of the older.
 KEY = [
-    *("name", "task", "width", "depth", "num_heads", "ffn_width", "segment_len", "memory_len"),
+    *("name", "task", "width", "depth", "num_heads", "ffn_width", "segment_len", "memory_len", "piece_len"),
     *("batch_size", "length", "phase", "device", "precision", "compiled", "threads", "hardware"),
 ]
 
@@ -80,8 +83,9 @@ def run_bench(configs: Sequence[RunConfig]) -> int:
         The exit code: 1 when something could not be measured, else 0.
     """
     path = configs[0].store.folder / "bench.csv"
+    _read(path)  # what cannot be kept had better not be measured
     rows = []
-    for subject in _subjects([_sized(config) for config in configs]):
+    for subject in _subjects([sized(config) for config in configs]):
         for row in _measured(subject):
             _keep(row, path)
             rows.append(row)
@@ -93,16 +97,22 @@ def run_bench(configs: Sequence[RunConfig]) -> int:
     return ExitCode.FAILED if any(row["status"].startswith("failed") for row in rows) else ExitCode.OK
 
 
-def _sized(config: RunConfig) -> RunConfig:
-    """With the sizes that ``bench`` asks all variants for."""
+def sized(config: RunConfig) -> RunConfig:
+    """With the sizes that ``bench`` asks all variants for.
+
+    Raises:
+        ConfigError: they do not fit this variant.
+    """
     names = {"block_len": config.bench.segment_len, "memory_len": config.bench.memory_len}
     names["fam_len"] = config.bench.memory_len
     options = config.model.options
     own = {field.name for field in dataclasses.fields(options)}
     sizes = {name: value for name, value in names.items() if value is not None and name in own}
-    return dataclasses.replace(
-        config, model=dataclasses.replace(config.model, options=dataclasses.replace(options, **sizes))
-    )
+    try:
+        options = dataclasses.replace(options, **sizes)
+    except ValueError as error:
+        raise ConfigError(f"bench: {first_line(error)}") from error
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, options=options))
 
 
 def _subjects(configs: Sequence[RunConfig]) -> Iterator[Subject]:
@@ -143,7 +153,7 @@ def measure(subject: Subject, length: int, phase: str) -> dict[str, Any]:
     model = build(subject, length).to(hardware.device)
     make = _training_step if phase == "train" else _stream
     # A short step first: what any step loads once is not what this one costs.
-    make(subject, model, min(length, 2 * _piece(subject)), hardware)()
+    make(subject, model, min(length, _WARM_UP), hardware)()
     step = make(subject, model, length, hardware)
     before, peak = peak_memory(step, hardware.device)
     clock, now = clock_of(hardware.device, config.trainer.threads)
@@ -182,7 +192,7 @@ def build(subject: Subject, length: int) -> nn.Module:
             depth=backbone.depth,
             num_heads=backbone.num_heads,
             ffn_width=backbone.ffn_width,
-            segment_len=_piece(subject),
+            segment_len=subject.segment_len or config.bench.piece_len,
             memory_len=subject.memory_len or 0,
         )
     )
@@ -197,11 +207,6 @@ class _Peer(nn.Module):
 
     def forward(self, tokens: Tensor, mask: None = None, state: None = None) -> tuple[Tensor, None]:
         return self.model(tokens), None
-
-
-def _piece(subject: Subject) -> int:
-    """Tokens of one piece of a stream: a segment, where the variant has one."""
-    return subject.segment_len or subject.config.bench.segment_len or 512
 
 
 def _tokens(subject: Subject, length: int, device: str) -> Tensor:
@@ -227,14 +232,14 @@ def _training_step(subject: Subject, model: nn.Module, length: int, hardware: Ha
 
 
 def _stream(subject: Subject, model: nn.Module, length: int, hardware: Hardware) -> Any:
-    """Pieces of a segment each."""
+    """One piece after the other."""
     tokens = _tokens(subject, length, hardware.device)
     model.eval()
 
     def step() -> None:
         state = None
         with torch.no_grad(), hardware.autocast():
-            for piece in tokens.split(_piece(subject), dim=1):
+            for piece in tokens.split(subject.config.bench.piece_len, dim=1):
                 _, state = model(piece, None, state)
 
     return step
@@ -256,6 +261,7 @@ def _circumstances(subject: Subject) -> dict[str, Any]:
         "ffn_width": backbone.ffn_width,
         "segment_len": subject.segment_len,
         "memory_len": subject.memory_len,
+        "piece_len": config.bench.piece_len,
         "batch_size": config.bench.batch_size,
         "device": hardware.device,
         "precision": hardware.precision,
@@ -269,20 +275,37 @@ def _circumstances(subject: Subject) -> dict[str, Any]:
 
 
 def _keep(row: dict[str, Any], path: Path) -> None:
-    """Adds a row to the table, in the place of an older one of the same."""
-    table = pd.DataFrame([row]).astype(object)
-    if path.exists():
-        old = pd.read_csv(path, dtype=object)
-        # As text, since a table that is read back has nothing else.
-        same = _keys(old) == _keys(table).iloc[0] if len(old) else np.zeros(0, dtype=bool)
-        table = pd.concat([old[~same], table], ignore_index=True)
+    """Adds a row to the table, in the place of an older one of the same. Two processes may do so at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary:
-        table.to_csv(temporary, index=False)
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # closing the file gives it back
+        table, old = pd.DataFrame([row]).astype(object), _read(path)
+        if len(old):
+            # As text, since a table that is read back has nothing else.
+            table = pd.concat([old[_keys(old) != _keys(table).iloc[0]], table], ignore_index=True)
+        with atomic_path(path) as temporary:
+            table.to_csv(temporary, index=False)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    """What was measured before.
+
+    Raises:
+        ConfigError: the file is there, but holds something else.
+    """
+    if not path.exists():
+        return pd.DataFrame()
+    try:
+        table = pd.read_csv(path, dtype=object)
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({first_line(error)}): move it away") from error
+    if missing := [column for column in KEY if column not in table]:
+        raise ConfigError(f"{path}: has no column {missing[0]}, so it is not of mode=bench as it is now: move it away")
+    return table
 
 
 def _keys(table: pd.DataFrame) -> pd.Series:
-    return table.reindex(columns=KEY).fillna("").astype(str).agg("\t".join, axis=1)
+    return table[KEY].fillna("").astype(str).agg("\t".join, axis=1)
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -217,6 +217,8 @@ class BenchConfig:
     """Length of a segment (block, window) for all variants that have one."""
     memory_len: int | None = None
     """Memory slots (of FAM: feedback slots) for all variants that have them."""
+    piece_len: int = 512
+    """Tokens of a piece of a stream."""
     peers: bool = True
     """Measure installed packages from PyPI beside the variants that they correspond to."""
     max_seconds: float = 10.0
@@ -227,7 +229,7 @@ class BenchConfig:
         _check(len(self.lengths) > 0, "bench.lengths", list(self.lengths), "must name at least one length")
         for length in self.lengths:
             _check(length >= 1, "bench.lengths", length, "must be at least 1")
-        for name in ("batch_size", "segment_len", "memory_len"):
+        for name in ("batch_size", "segment_len", "memory_len", "piece_len"):
             value = getattr(self, name)
             _check(value is None or value >= 1, f"bench.{name}", value, "must be at least 1")
         _check(self.max_seconds > 0, "bench.max_seconds", self.max_seconds, "must be above 0")

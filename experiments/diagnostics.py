@@ -70,7 +70,7 @@ def diagnose(model: Model, batch: Batch, *, hardware: Hardware, curves: bool = T
 
     Args:
         model: Left as it was.
-        batch: Of which a few sequences are read.
+        batch: Of which a few sequences are read, the longest, cut to one length.
         hardware: Device and precision of the passes.
         curves: Measure after every update (a causal model is then streamed, one segment at a time) and for each
             layer the knock-out; otherwise only at the end and for all layers at once, in two forward passes.
@@ -80,7 +80,7 @@ def diagnose(model: Model, batch: Batch, *, hardware: Hardware, curves: bool = T
     """
     if not reads_memory(model):
         return None
-    batch = _on_device(batch, hardware.device)
+    batch = _few(batch, hardware.device)
     was_training = model.training
     model.eval()
     try:
@@ -93,7 +93,7 @@ def diagnose(model: Model, batch: Batch, *, hardware: Hardware, curves: bool = T
 def _diagnose(model: Model, batch: Batch, curves: bool) -> Diagnostics:
     length = batch.tokens.shape[-1]
     with observe(model) as probes:
-        logits, _ = model(batch.tokens, batch.mask)
+        logits, _ = model(batch.tokens)
     attention = {name: _table([probe.means().get(name) for probe in probes]) for name in ATTENTION}
     spectrum = _table([None if probe.rows is None else _spectrum(probe.rows) for probe in probes])
     ends, measured = [length], [[_measures(probe.rows) for probe in probes]]
@@ -116,8 +116,7 @@ def _stream(model: Model, batch: Batch) -> tuple[list[int], list[list[tuple[floa
     ends, measured, state = [], [], None
     with observe(model) as probes:
         for start in range(0, length, piece):
-            part = slice(start, start + piece)
-            _, state = model(batch.tokens[..., part], None if batch.mask is None else batch.mask[..., part], state)
+            _, state = model(batch.tokens[..., start : start + piece], None, state)
             ends.append(min(start + piece, length))
             measured.append([_measures(probe.rows) for probe in probes])
     return ends, measured
@@ -126,12 +125,11 @@ def _stream(model: Model, batch: Batch) -> tuple[list[int], list[list[tuple[floa
 def _knock_out(model: Model, batch: Batch, logits: Tensor, layers: list[int] | None) -> float:
     """Total variation distance to what the model predicts without the memory of these layers."""
     with without_memory(model, layers):
-        without, _ = model(batch.tokens, batch.mask)
+        without, _ = model(batch.tokens)
     moved = (logits.float().softmax(dim=-1) - without.float().softmax(dim=-1)).abs().sum(dim=-1) / 2
     if moved.dim() == 1:  # a classifier predicts once for each sequence
         return float(moved.mean())
-    weights = batch.mask if batch.weights is None else batch.weights
-    weights = torch.ones_like(moved) if weights is None else weights.to(moved.dtype)
+    weights = torch.ones_like(moved) if batch.weights is None else batch.weights
     return float((moved * weights).sum() / weights.sum())
 
 
@@ -156,6 +154,8 @@ def measure(memory: Tensor) -> tuple[float, float, float]:
 
 def _shares(memory: Tensor) -> Tensor:
     """Singular values, largest first, as shares of their sum ``[B, min(M, D)]``."""
+    if not memory.isfinite().all():
+        return memory.new_full((len(memory), min(memory.shape[1:])), torch.nan)
     singular = torch.linalg.svdvals(memory.float())
     return singular / singular.sum(-1, keepdim=True).clamp(min=1e-12)
 
@@ -178,15 +178,20 @@ def _mean(values: NDArray[np.float64]) -> float:
     return float(finite.mean()) if len(finite) else math.nan
 
 
-def _on_device(batch: Batch, device: str) -> Batch:
-    """A few sequences of a batch."""
-    fields: Any = (None if field is None else field[:_MAX_SEQUENCES].to(device) for field in batch)
-    return type(batch)(*fields)
+def _few(batch: Batch, device: str) -> Batch:
+    """The longest sequences of a batch, cut to the shortest of them: padding would be measured, too."""
+    rows, length = torch.arange(min(_MAX_SEQUENCES, len(batch.tokens))), batch.tokens.shape[-1]
+    if batch.mask is not None:
+        lengths = batch.mask.sum(dim=-1).flatten(1).amin(dim=1) if batch.mask.dim() > 2 else batch.mask.sum(dim=-1)
+        rows = lengths.argsort(descending=True, stable=True)[:_MAX_SEQUENCES]
+        length = int(lengths[rows].min())
+    weights = None if batch.weights is None else batch.weights[rows, :length].to(device)
+    return type(batch)(batch.tokens[rows, ..., :length].to(device), None, batch.targets[rows].to(device), weights)
 
 
 def _segment_length(model: Model, length: int) -> int:
     """The variant's own block where it has one; never more pieces than can be drawn."""
-    block = getattr(model.options, "block_len", None) or max(1, length // 16)
+    block = model.segment_len or max(1, length // 16)
     return max(block, block * -(-length // (block * _MAX_UPDATES)))
 
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from data.base import Batch
     from models import Model, ModelState
 
+#: Tokens in a "segment" of a variant that has none.
+_PIECE = 64
+
 
 def find_non_finite(model: Model, batch: Batch) -> str | None:
     """Reads a batch again, a causal model segment by segment, until something is NaN or infinite.
@@ -30,16 +33,21 @@ def find_non_finite(model: Model, batch: Batch) -> str | None:
         if not parameter.isfinite().all():
             return f"weight {name}"
     length = batch.tokens.shape[-1]
-    piece = _segment_len(model) if model.causal else length
+    piece = (model.segment_len or _PIECE) if model.causal else length
     found: list[int] = []
     state = None
     with torch.no_grad(), _watching(model, found):
         for start in range(0, length, piece):
             part = slice(start, start + piece)
             mask = None if batch.mask is None else batch.mask[..., part]
-            _, state = model(batch.tokens[..., part], mask, state)
+            logits, state = model(batch.tokens[..., part], mask, state)
+            where = f", segment {start // piece}" if model.causal else ""
             if found:
-                return f"{model.variant}, layer {found[0]}" + (f", segment {start // piece}" if model.causal else "")
+                return f"{model.variant}, layer {found[0]}{where}"
+            if not _is_finite(state.memory):
+                return f"{model.variant}, memory{where}"
+            if not logits.isfinite().all():
+                return f"{model.variant}, logits{where}"
     return None
 
 
@@ -67,7 +75,7 @@ def _place(model: Any, state: ModelState) -> str:
     broken = (layer for layer, part in enumerate(state.layers) if not _is_finite(part))
     layer = next(broken, None)
     where = "memory" if not _is_finite(state.memory) else "output" if layer is None else f"layer {layer}"
-    return f"{model.variant}, {where}, segment {max(state.position - 1, 0) // _segment_len(model)}"
+    return f"{model.variant}, {where}, segment {max(state.position - 1, 0) // (model.segment_len or _PIECE)}"
 
 
 @contextmanager
@@ -89,8 +97,3 @@ def _watching(model: Model, found: list[int]) -> Iterator[None]:
 
 def _is_finite(state: Any) -> bool:
     return all(bool(tensor.isfinite().all()) for tensor in tensors(state) if tensor.is_floating_point())
-
-
-def _segment_len(model: Any) -> int:
-    """The variant's own block; 64 tokens where it has none."""
-    return getattr(model.options, "block_len", None) or 64

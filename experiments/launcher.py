@@ -35,7 +35,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from experiments.config import REPOSITORY, RunConfig, build_run_config
-from experiments.errors import ExitCode, Interrupted, StoreError
+from experiments.errors import ConfigError, ExitCode, Interrupted, StoreError
 from experiments.interrupts import Interruption
 from experiments.progress import Snapshot
 from experiments.store import RunFolder
@@ -90,7 +90,11 @@ def _answer(configs: Sequence[RunConfig], settings: Sequence[str]) -> int:
     if configs[0].mode == "bench":
         from experiments.bench import run_bench
 
-        return run_bench(configs)
+        try:
+            return run_bench(configs)
+        except ConfigError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            return ExitCode.USER_ERROR
     from experiments.plan import print_plan
 
     return print_plan(configs, settings)

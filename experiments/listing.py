@@ -115,9 +115,10 @@ def _model(name: str) -> str:
 
 
 def _comment(group: str, name: str) -> str:
-    """The last line of the comment on top of a file of ``conf/``, which says what it is for."""
+    """What the comment on top of a file of ``conf/`` says behind its command: what it is for."""
     lines = _comments(group, name)
-    return lines[-1] if lines else ""
+    command = next((place for place, line in enumerate(lines) if line.startswith("python ")), -1)
+    return " ".join(lines[command + 1 :])
 
 
 def _comments(group: str, name: str) -> list[str]:

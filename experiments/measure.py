@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 import resource
 import statistics
 import sys
@@ -55,14 +57,18 @@ def _processes(module: str) -> BaseContext:
 def peak_memory(step: Step, device: str = "cpu") -> tuple[int, int]:
     """Bytes in use before the step, and at most during it.
 
-    Linux can forget the peak so far and is exact. Elsewhere the peak since the start of the process is all
-    there is, so that a step smaller than what came before it (the import of torch) counts too little.
+    What earlier steps have freed is given back to the system first: else it would be used again unseen. Linux can
+    forget the peak so far and is exact. Elsewhere the peak since the start of the process is all there is, so that a
+    step smaller than what came before it (the import of torch) counts too little.
     """
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         step()
         return before, torch.cuda.max_memory_allocated()
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # glibc's own; others have none
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
         before = _status_bytes("VmRSS")

@@ -250,6 +250,10 @@ def _study_params(fixed: list[str]) -> Mapping[str, Any]:
 def _check_job(overrides: list[str], jobs: Sequence[list[str]]) -> RunConfig:
     try:
         config = build_run_config(_compose(overrides))
+        if config.mode == "bench":
+            from experiments.bench import sized
+
+            config = sized(config)
         if config.mode in ("train", "plan", "bench"):
             check_run(config)
         return config

@@ -76,13 +76,19 @@ class Model(nn.Module):
                 f"backbone.pooling=cls: CLS stands in front, and {reader} never shows it the whole sequence; use mean"
             )
         if self.pooling == "memory" and not block.has_memory(options):
-            raise ValueError(f"backbone.pooling=memory: {self.variant} has no memory to pool; use mean or cls")
+            others = "mean or cls" if block.sees_ahead and not causal else "mean"
+            raise ValueError(f"backbone.pooling=memory: {self.variant} has no memory to pool; use {others}")
         self._initialise()
 
     @property
     def blocks(self) -> list[MemoryBlock]:
         """The stack, bottom first."""
         return cast(list[MemoryBlock], list(self.stack))
+
+    @property
+    def segment_len(self) -> int | None:
+        """S, where the variant reads in segments (or blocks)."""
+        return getattr(self.options, "block_len", None)
 
     def _initialise(self) -> None:
         """Xavier for matrices (fused ones as they stand), zero biases, N(0, 1/D) for all that enters at the bottom."""
@@ -119,11 +125,15 @@ class Model(nn.Module):
             Logits ``[B, C]`` when classifying, ``[B, T, V]`` when predicting the next token; and the state.
 
         Raises:
-            ValueError: The sequence is longer than the learned positions, or a classifier is given a state (it reads a
-                sequence in one call).
+            ValueError: The sequence is longer than the learned positions; a classifier is given a state (it reads a
+                sequence in one call) or no token; or padding where a probe looks.
         """
         if state is not None and self.num_classes is not None and state.position:
             raise ValueError("a classifier reads its sequence in one call: state must be None")
+        if self.num_classes is not None and not tokens.shape[-1]:
+            raise ValueError("a classifier needs at least one token")
+        if mask is not None and self.blocks[0].probe is not None:
+            raise ValueError("observe() measures sequences without padding: pass no mask")
         if isinstance(self.head, PairHead):
             first, state = self._represent(tokens[:, 0], None if mask is None else mask[:, 0])
             second, _ = self._represent(tokens[:, 1], None if mask is None else mask[:, 1])
@@ -160,7 +170,8 @@ class Model(nn.Module):
         stream, after = self._climb(Stream(x, memory), state.layers if state else [None] * len(self.blocks), mask)
         top = self.blocks[-1].memory(stream, after[-1], mask) if self.pooling == "memory" else None
         state = ModelState(start + x.shape[1], after)
-        return self.norm(stream.tokens), state, None if top is None else self.norm(top)
+        # A memory that is a sum is in float32 whatever the weights are in.
+        return self.norm(stream.tokens), state, None if top is None else self.norm(top.to(stream.tokens.dtype))
 
     def _climb(self, stream: Stream, layers: Iterable[Any], mask: Tensor | None) -> tuple[Stream, tuple[Any, ...]]:
         """Up the blocks."""
@@ -335,7 +346,7 @@ def build_model(
     shared = {field.name for field in fields(BackboneConfig)}
     own = {field.name for field in fields(block.Options)}
     check_keys(overrides, (*sorted(own), *sorted(shared)), name)
-    config = BackboneConfig(**{key: value for key, value in overrides.items() if key in shared})
+    config = make_options(BackboneConfig, {key: value for key, value in overrides.items() if key in shared}, name)
     options = make_options(block.Options, {key: value for key, value in overrides.items() if key in own}, name)
     if num_classes is not None and num_classes < 2:
         raise ValueError(f"num_classes={num_classes}: must be at least 2, or null to predict the next token")

@@ -83,8 +83,8 @@ class BackboneConfig:
                 f"backbone.positions={self.positions} rotates pairs, but a head is {self.head_width} wide: "
                 "choose an even width / num_heads"
             )
-        if self.rope_base is not None and self.rope_base <= 0:
-            raise ValueError(f"backbone.rope_base={self.rope_base}: must be above 0")
+        if self.rope_base is not None and not 0 < self.rope_base < float("inf"):
+            raise ValueError(f"backbone.rope_base={self.rope_base}: must be above 0 and finite")
         if self.rope_base is not None and not self.rotary:
             raise ValueError(
                 f"backbone.rope_base has no effect with backbone.positions={self.positions}: leave it null"
@@ -126,14 +126,15 @@ class MemoryBlock(nn.Module, ABC):
     recurrence: ClassVar["type[StackRecurrence] | None"] = None
     """Where the memory returns from the top of the stack: the module that keeps it. The backbone then walks segment by
     segment, a state lives as long as its segment, and :meth:`memory` is not asked."""
-    probe: "Probe | None" = None
-    """Who is told how the memory is read and written, while somebody looks (:func:`models.probe.observe`)."""
-    memory_off: bool = False
-    """Read nothing from the memory (:func:`models.probe.without_memory`)."""
 
     def __init__(self, config: BackboneConfig, options: Any, *, causal: bool) -> None:
         super().__init__()
         self.config, self.options, self.causal = config, options, causal
+        # Set here and not on the class: else the first look at a compiled model would compile it again.
+        self.probe: Probe | None = None
+        """Records how the memory is read and written (:func:`models.probe.observe`)."""
+        self.memory_off = False
+        """Read nothing from the memory (:func:`models.probe.without_memory`)."""
 
     @classmethod
     def memory_len(cls, options: Any) -> int:
@@ -233,9 +234,13 @@ def make_options(options_class: type, values: dict[str, Any], owner: str) -> Any
     """Build a dataclass of options from plain values.
 
     Raises:
-        ValueError: A key is not an option of ``options_class``.
+        ValueError: A key is not an option of ``options_class``, or a value is not of its type.
     """
-    check_keys(values, [field.name for field in fields(options_class)], owner)
+    types = {field.name: field.type for field in fields(options_class)}
+    check_keys(values, list(types), owner)
+    for key, value in values.items():
+        if types[key] in (int, int | None) and value is not None and type(value) is not int:
+            raise ValueError(f"{key}={value!r} for {owner}: must be a whole number")
     return options_class(**values)
 
 

@@ -1,8 +1,8 @@
 """ConvLuna: Luna that packs a filtered sequence. Bidirectional; and a causal form of our own.
 
 Paper: "On Difficulties of Attention Factorization through Shared Memory", arXiv 2404.00798. Its equations and tables
-could not be had, so the source is its authors' code (vladyorsh/lra_efficient_transformers at ede87b9), and the defaults
-are what that code trains as ConvLuna. X are the tokens, P the memory, split(.) cuts the width into heads:
+could not be had, so the source is its authors' code (vladyorsh/lra_efficient_transformers at ede87b9), and the block's
+defaults are what that code trains as ConvLuna. X are the tokens, P the memory, split(.) cuts the width into heads:
 
     pack     q = split(P W_q)/exp(t)    k~ = F(split(X W_k))    v~ = F(split(X))      softmax over filtered positions
              Y_P = concat(softmax(q k~^T) v~) W_o
@@ -62,7 +62,7 @@ from torch.nn import functional
 
 from models.block import BackboneConfig, MemoryBlock, Stream, register
 from models.errors import check_choice
-from models.kernels.causal_luna import LunaSums, causal_luna, empty_sums, omega
+from models.kernels.causal_luna import LunaSums, causal_luna, empty_sums, omega, packed_rows
 from models.kernels.filters import convolve, max_pool
 from models.kernels.softmax import attention, visible
 from models.layers import FeedForward, Residual, make_norm, merge_heads, rotate, rotation, split_heads
@@ -205,13 +205,13 @@ class FilteredMemoryBlock(MemoryBlock):
         real = None if mask is None else visible(mask[:, :: self.options.stride])
         packed = attention(q, keys, values, mask=real, dropout=dropout, scale=1.0)
         if self.probe is not None:
-            self.probe.softmax("write", q, keys, mask=real, scale=1.0)
+            self.probe.softmax("write", q, keys, scale=1.0)
         packed = self.pack_out(merge_heads(packed))  # Y_P
         keys, values = self._heads(self.key(packed)), self._heads(self.value(packed))
         q = self._heads(self.query(context))
         y = attention(q, keys, values, dropout=dropout, scale=self._unpack_scale())
         if self.probe is not None:
-            self.probe.softmax("read", q, keys, scale=self._unpack_scale(), real=mask)
+            self.probe.softmax("read", q, keys, scale=self._unpack_scale())
         memory = memory + self.attend.dropout(packed)
         return merge_heads(y), memory if self.attend.pre else self.memory_norm(memory)
 
@@ -290,14 +290,11 @@ class FilteredMemoryBlock(MemoryBlock):
     def memory(
         self, stream: Stream, state: FilteredMemoryState, mask: Bool[Tensor, "B T"] | None = None
     ) -> Float[Tensor, "B M D2"] | None:
-        """P' (bidirectional), or the packed values sum_j pi_j v_j^T / t of all heads side by side (causal)."""
+        """P' (bidirectional), or the packed values of all heads side by side (causal)."""
         if not self.causal:
             return stream.memory
         assert state.pack_value is not None
-        if mask is None:
-            return merge_heads(state.pack_value / max(state.position, 1))
-        num_real = mask.sum(dim=1).clamp(min=1).to(state.pack_value.dtype)
-        return merge_heads(state.pack_value / num_real[:, None, None, None])
+        return packed_rows(state.pack_value, state.position, mask)
 
     def state_size(self, seq_len: int) -> int:
         """2·M·D and at most (k-1)·D (causal); nothing travels along time otherwise."""

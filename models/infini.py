@@ -32,8 +32,8 @@ Choices where the paper is silent
 * First segment: M_0 = z_0 = 0 make (7) 0/0. ``first_segment=zero`` reads zero and applies the gate, so that
   A = (1 - g) A_dot; ``first_segment=skip`` leaves A = A_dot.
 * σ(Q) z below 1e-12 counts as 1e-12; the paper has no epsilon. M and z are float32 or better, also under autocast.
-* β starts at 0 (``gate_init``), never decays, and may have its own learning rate (``gate_lr_scale``): at the rate of
-  the other weights it hardly moves. ``gate=hard_sigmoid`` is clamp(β/5 + 1/2, 0, 1).
+* β starts at 0 (``gate_init``), never decays, and may have its own learning rate (``gate_lr_scale``): others
+  have found that at a small common rate it hardly moves. ``gate=hard_sigmoid`` is clamp(β/5 + 1/2, 0, 1).
 * Positions: RoPE turns queries and keys of local attention only, relative to the segment's start; the memory gets them
   unturned (section 4.1). Learned positions come in with the embedding and cannot be kept out of it.
 * ``attention_dropout`` acts on local attention: the memory's weights are never spelled out.
@@ -171,6 +171,8 @@ class InfiniBlock(MemoryBlock):
             complete=complete_blocks(mask, past.length, self.options.block_len),
             probe=self.probe,
         )
+        if self.memory_off:
+            recalled = torch.zeros_like(recalled)
         y = torch.lerp(local, recalled.to(local.dtype), self._weights(state.position, local))
         if self.probe is not None:
             self.probe.gate(self.memory_weight())
@@ -207,8 +209,6 @@ class InfiniBlock(MemoryBlock):
     def _weights(self, position: int, local: Float[Tensor, "B H T d"]) -> Float[Tensor, "H T1 1"]:
         """Weight g of each head, or of each head and token where the first segment goes without."""
         weights = self.memory_weight()[:, None, None].to(local.dtype)
-        if self.memory_off:
-            return torch.zeros_like(weights)
         if self.options.first_segment == "skip" and position < self.options.block_len:
             places = torch.arange(position, position + local.shape[2], device=local.device)
             weights = weights * (places >= self.options.block_len)[:, None]

@@ -128,9 +128,10 @@ class LinearBlock(MemoryBlock):
         q, k = self.features(q), self.features(k)
         if mask is not None:
             k = k * mask[:, None, :, None]
+        start = state.normaliser
         y, weight, state = self._attend(q, k, v, state)
         if self.probe is not None:
-            self.probe.weights("read", q[:, :, -1:] * state.normaliser.transpose(-1, -2))
+            self._record(q, k, start)
         y = torch.zeros_like(y) if self.memory_off else y / (weight + EPSILON)
         x = self.attend.after(x, self.project.output(y))
         x = self.feed.after(x, self.ffn(self.feed.before(x)))
@@ -154,6 +155,12 @@ class LinearBlock(MemoryBlock):
             y, weight = both.tensor_split((-1,), dim=-1)
             matrix, normaliser = sums.tensor_split((-1,), dim=-1)
         return y, weight, state._replace(matrix=matrix, normaliser=normaliser)
+
+    def _record(self, q: Tensor, k: Tensor, start: Float[Tensor, "B H d 1"]) -> None:
+        """y_t is a mean of the rows S_i / z_i with weights phi(q_t)_i z_i."""
+        assert self.probe is not None
+        sums = start.transpose(-1, -2) + (k.cumsum(dim=2) if self.causal else k.sum(dim=2, keepdim=True))
+        self.probe.weights("read", q * sums)
 
     def _read(self, q: Tensor, k: Tensor, v: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
         if self.causal:

@@ -1,7 +1,7 @@
 """Luna: linear unified nested attention, bidirectional and causal.
 
 Paper: "Luna: Linear Unified Nested Attention", arXiv 2106.01540, sections 3.1-3.3; details from the authors' code
-(XuezheMax/fairseq-apollo, first release, which made the published numbers).
+(XuezheMax/fairseq-apollo, first release).
 
 Bidirectional. M memory vectors P read the sequence (*pack*), and the sequence reads what they packed (*unpack*):
 
@@ -54,7 +54,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.block import BackboneConfig, MemoryBlock, Stream, register
-from models.kernels.causal_luna import LunaSums, causal_luna, empty_sums, omega
+from models.kernels.causal_luna import LunaSums, causal_luna, empty_sums, omega, packed_rows
 from models.kernels.softmax import attention, visible
 from models.layers import FeedForward, Residual, learned_slots, make_norm, merge_heads, rotate, rotation, split_heads
 
@@ -164,14 +164,14 @@ class LunaBlock(MemoryBlock):
         keys, values = self._keys_and_values(self.pack_context(context))
         packed = merge_heads(attention(pack_query, keys, values, mask=key_mask, dropout=dropout))
         if self.probe is not None:
-            self.probe.softmax("write", pack_query, keys, mask=key_mask)
+            self.probe.softmax("write", pack_query, keys)
         if self.options.shared:
             packed = self.out(packed)
         keys, values = self._keys_and_values(self.unpack_context(packed))
         q = self._heads(self.query(context))
         y = attention(q, keys, values, dropout=dropout)
         if self.probe is not None:
-            self.probe.softmax("read", q, keys, real=mask)
+            self.probe.softmax("read", q, keys)
         memory = memory + self.attend.dropout(packed)
         return merge_heads(y), memory if self.attend.pre else self.memory_norm(memory)
 
@@ -223,14 +223,11 @@ class LunaBlock(MemoryBlock):
     def memory(
         self, stream: Stream, state: LunaState, mask: Bool[Tensor, "B T"] | None = None
     ) -> Float[Tensor, "B M D2"] | None:
-        """P' (bidirectional), or the packed values sum_j pi_j v_j^T / t of all heads side by side (causal)."""
+        """P' (bidirectional), or the packed values of all heads side by side (causal)."""
         if not self.causal:
             return stream.memory
         assert state.pack_value is not None
-        if mask is None:
-            return merge_heads(state.pack_value / max(state.position, 1))
-        num_real = mask.sum(dim=1).clamp(min=1).to(state.pack_value.dtype)
-        return merge_heads(state.pack_value / num_real[:, None, None, None])
+        return packed_rows(state.pack_value, state.position, mask)
 
     def state_size(self, seq_len: int) -> int:
         """2·M·D, whatever the length (causal); nothing travels along time otherwise."""

@@ -65,7 +65,7 @@ from models.errors import check_choice
 from models.kernels.memory_tokens import Rows, pick, segment_attention
 from models.kernels.softmax import attention
 from models.kernels.window import KeyValue, join
-from models.layers import FeedForward, Residual, Rotation, SelfProjection, rotate, rotation, split_heads
+from models.layers import FeedForward, Residual, Rotation, SelfProjection, rotate, rotation
 from models.recurrence import Piece, StackOptions, StackRecurrence
 from models.transformer import TransformerBlock, TransformerOptions
 
@@ -233,10 +233,7 @@ class MatBlock(MemoryBlock):
         state = state or self.init_state(len(stream.tokens))
         past, control = KeyValue(state.keys, state.values), KeyValue(state.control_keys, state.control_values)
         num_open = state.num_open
-        if self.memory_off:
-            tokens, cache = self._alone(stream.tokens, past=past, num_open=num_open, mask=mask)
-            above = stream._replace(tokens=tokens)
-        elif self.controller is None:
+        if self.controller is None:
             above, cache = self._step(self, stream, kind="all", past=past, num_open=num_open, mask=mask)
         else:
             above, control = self._control(self.controller, stream, past=control, num_open=num_open, mask=mask)
@@ -246,15 +243,6 @@ class MatBlock(MemoryBlock):
                 (tokens, *_), cache = self._step(self, stream, kind="tokens", past=past, num_open=num_open, mask=mask)
             above = above._replace(tokens=tokens)
         return above, MatState(*cache, *control, num_open=num_open + stream.tokens.shape[1])
-
-    def _alone(
-        self, tokens: Float[Tensor, "B T D"], *, past: KeyValue, num_open: int, mask: Bool[Tensor, "B T"] | None
-    ) -> tuple[Float[Tensor, "B T D"], KeyValue]:
-        """The tokens without the memory, which passes by."""
-        if self.options.form == "bottleneck":
-            return _finish(self, tokens, torch.zeros_like(split_heads(tokens, self.config.num_heads))), past
-        above, past = self._step(self, Stream(tokens, None), kind="all", past=past, num_open=num_open, mask=mask)
-        return above.tokens, past
 
     def _step(
         self,
@@ -282,6 +270,7 @@ class MatBlock(MemoryBlock):
             dropout=self._attention_dropout,
             probe=self.probe,
             num_memory=rows.read + past.length - num_open,
+            blind=self.memory_off,
         )
         read, tokens, write = _finish(layer, pick(x, rows, asking), y).split(asking, dim=1)
         return Stream(tokens, read if asking.read else None, write if asking.write else None), cache
@@ -313,7 +302,8 @@ class MatBlock(MemoryBlock):
         q = rotate(q, self._angles(Rows(0, tokens.shape[1], 0), num_open, x))
         if self.probe is not None:
             self.probe.softmax("read", q, cache.keys)
-        return _finish(self, tokens, attention(q, *cache, dropout=self._attention_dropout)), cache
+        y = attention(q, *cache, dropout=self._attention_dropout)
+        return _finish(self, tokens, torch.zeros_like(y) if self.memory_off else y), cache
 
     @property
     def _attention_dropout(self) -> float:

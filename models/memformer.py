@@ -67,8 +67,8 @@ class MemformerOptions(StackOptions):
         super().__post_init__()
         if self.memory_len < 1:
             raise ValueError(f"model.memory_len={self.memory_len}: must be at least 1")
-        if self.temperature <= 0:
-            raise ValueError(f"model.temperature={self.temperature}: must be above 0")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"model.temperature={self.temperature}: must be above 0 and finite")
 
 
 class MemformerMemory(NamedTuple):
@@ -211,23 +211,19 @@ class MemformerBlock(MemoryBlock):
             dropout=dropout,
         )
         x = self.attend.after(x, self.project.output(y))
-        x = self.read.after(x, self._read(self.read.before(x), memory, mask, dropout))
+        x = self.read.after(x, self._read(self.read.before(x), memory, dropout))
         x = self.feed.after(x, self.ffn(self.feed.before(x)))
         return Stream(x, memory), MemformerState(*cache)
 
     def _read(
-        self,
-        x: Float[Tensor, "B T D"],
-        memory: Float[Tensor, "B M D"],
-        mask: Bool[Tensor, "B T"] | None,
-        dropout: float,
+        self, x: Float[Tensor, "B T D"], memory: Float[Tensor, "B M D"], dropout: float
     ) -> Float[Tensor, "B T D"]:
         """What the tokens find in the slots."""
         keys, values = self.read_context(memory).chunk(2, dim=-1)
         q, k, v = (split_heads(rows, self.config.num_heads) for rows in (self.read_query(x), keys, values))
         y = attention(q, k, v, dropout=dropout)
         if self.probe is not None:
-            self.probe.softmax("read", q, k, real=mask)
+            self.probe.softmax("read", q, k)
         return self.read_out(merge_heads(torch.zeros_like(y) if self.memory_off else y))
 
     def state_size(self, seq_len: int) -> int:

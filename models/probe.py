@@ -1,8 +1,8 @@
 """Looking at a memory at work: how sharply it is read and written, what it is worth, and a model without it.
 
-Nothing is measured unless asked for: :func:`observe` gives each layer a :class:`Probe`, and the blocks tell it what
-their fused attention does not show. :func:`without_memory` switches the reading off: what comes from the memory is
-nothing, all else is as it was. Both leave the model as it was.
+Nothing is measured unless asked for: :func:`observe` gives each layer a :class:`Probe`, and the blocks record there
+what their fused attention does not show. :func:`without_memory` switches the reading off: tokens get nothing from the
+memory, which is written as before. Both leave the model as it was.
 
 | measure | what it says |
 |---|---|
@@ -42,7 +42,7 @@ class Probe:
         self._counts: dict[str, Tensor] = {}
 
     def means(self) -> dict[str, Float[Tensor, " H"]]:
-        """What was seen so far."""
+        """Of all calls so far."""
         return {name: total / self._counts[name] for name, total in self._sums.items()}
 
     @torch.no_grad()
@@ -53,26 +53,24 @@ class Probe:
         k: Float[Tensor, "B2 H K d"],
         *,
         scale: float | None = None,
-        mask: Tensor | None = None,
+        mask: Float[Tensor, "Q K"] | None = None,
         memory: slice = EVERYTHING,
-        real: Bool[Tensor, "B Q"] | None = None,
     ) -> None:
-        """Softmax attention as ``kernels.softmax.attention`` computes it.
+        """Softmax attention as ``kernels.softmax.attention`` computes it. All scores are computed once more.
 
         Args:
             verb: ``read`` or ``write``.
             q: Queries.
             k: Keys.
             scale: On the scores; 1/sqrt(d) unless given.
-            mask: Boolean (True = visible) or additive.
+            mask: Additive.
             memory: Which of the keys are the memory.
-            real: Queries that count; None means all.
         """
         scores = (q.float() @ k.float().transpose(-1, -2)) * (q.shape[-1] ** -0.5 if scale is None else scale)
+        visible = None if mask is None else mask.isfinite()
         if mask is not None:
-            hidden = ~mask if mask.dtype == torch.bool else mask == -torch.inf
-            scores = scores.masked_fill(hidden, -torch.inf)
-        self.weights(verb, scores.softmax(dim=-1), memory=memory, real=real)
+            scores = scores + mask.float()
+        self.weights(verb, scores.softmax(dim=-1), memory=memory, visible=visible)
 
     @torch.no_grad()
     def weights(
@@ -81,33 +79,31 @@ class Probe:
         weights: Float[Tensor, "B H Q K"],
         *,
         memory: slice = EVERYTHING,
-        real: Bool[Tensor, "B Q"] | None = None,
+        visible: Bool[Tensor, "Q K"] | None = None,
     ) -> None:
-        """Non-negative weights, in any unit, of each query over keys; keys of weight zero do not exist."""
+        """Non-negative weights, in any unit, of each query over keys; ``visible`` are all keys unless given."""
         weights = weights.float()
         within = weights[..., memory]
         if not within.numel():
             return
         if memory != EVERYTHING:
             share = within.sum(dim=-1) / weights.sum(dim=-1)
-            self._add("read_share" if verb == "read" else "keep_share", share, real)
+            self._add("read_share" if verb == "read" else "keep_share", share)
         # What is written comes from everything that is seen; what is read, from the memory.
-        spread = within if verb == "read" else weights
-        spread = spread / spread.sum(dim=-1, keepdim=True).clamp(min=1e-30)
-        most = (spread > 0).sum(dim=-1).float().log()
-        entropy = torch.special.entr(spread).sum(dim=-1) / most
-        self._add(f"{verb}_entropy", entropy.where(most > 0, torch.nan), real)
+        chosen = memory if verb == "read" else EVERYTHING
+        spread = weights[..., chosen]
+        spread = spread / spread.sum(dim=-1, keepdim=True)
+        seen = spread.new_tensor(spread.shape[-1]) if visible is None else visible[:, chosen].sum(dim=-1).float()
+        entropy = torch.special.entr(spread).sum(dim=-1) / seen.log()
+        self._add(f"{verb}_entropy", entropy.where(seen > 1, torch.nan))
 
     @torch.no_grad()
     def gate(self, values: Float[Tensor, "*B G"]) -> None:
         """Values of a gate, between 0 and 1."""
         self._put("gate", values.double().reshape(-1, values.shape[-1]))
 
-    def _add(self, name: str, values: Float[Tensor, "B H Q"], real: Bool[Tensor, "B Q"] | None) -> None:
-        values = values.double()
-        if real is not None:
-            values = values.masked_fill(~real[:, None], torch.nan)
-        self._put(name, values.transpose(1, 2).flatten(0, 1))
+    def _add(self, name: str, values: Float[Tensor, "B H Q"]) -> None:
+        self._put(name, values.double().transpose(1, 2).flatten(0, 1))
 
     def _put(self, name: str, rows: Float[Tensor, "N H"]) -> None:
         """Adds up what can be added up."""
@@ -122,11 +118,14 @@ def reads_memory(model: "Model") -> bool:
 
 @contextmanager
 def observe(model: "Model") -> Iterator[list[Probe]]:
-    """Inside, every forward pass is told to one probe per layer, bottom first."""
+    """Inside, one probe per layer, bottom first, records every forward pass.
+
+    Sequences must be without padding (a mask is refused), since what padding writes would be measured, too.
+    """
     probes = [Probe() for _ in model.blocks]
     parts: list[MemoryBlock | StackRecurrence] = [*model.blocks]
     if model.recurrence is not None:
-        parts.append(model.recurrence)  # what returns from the top of the stack is told to the top
+        parts.append(model.recurrence)  # the top layer's probe records what returns from the top
     for part, probe in zip(parts, [*probes, probes[-1]], strict=False):
         part.probe = probe
     try:
@@ -138,9 +137,10 @@ def observe(model: "Model") -> Iterator[list[Probe]]:
 
 @contextmanager
 def without_memory(model: "Model", layers: Iterable[int] | None = None) -> Iterator[None]:
-    """Inside, nothing is read from the memory in these layers (default: in all).
+    """Inside, tokens read nothing from the memory in these layers (default: in all); it is written as before.
 
-    A state from outside must not be handed in, nor one from inside be used outside.
+    The slots that a memory begins with, where they are learned, count as memory. A state from outside must not be
+    handed in, nor one from inside be used outside.
     """
     chosen = model.blocks if layers is None else [model.blocks[layer] for layer in layers]
     for block in chosen:

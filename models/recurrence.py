@@ -63,12 +63,11 @@ class Piece(NamedTuple):
 class StackRecurrence(nn.Module, ABC):
     """Keeps the memory of a stack. Its state is a NamedTuple of tensors, which ``ModelState.memory`` carries."""
 
-    probe: "Probe | None" = None
-    """Who is told how the memory is written, while somebody looks."""
-
     def __init__(self, config: BackboneConfig, options: Any, *, causal: bool) -> None:
         super().__init__()
         self.config, self.options, self.causal = config, options, causal
+        self.probe: Probe | None = None
+        """Records how the memory is written (:func:`models.probe.observe`)."""
 
     @property
     def segment_len(self) -> int:

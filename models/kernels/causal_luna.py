@@ -15,7 +15,7 @@ import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -39,6 +39,22 @@ def empty_sums(batch_size: int, num_heads: int, head_width: int, num_slots: int,
     dtype = torch.promote_types(like.dtype, torch.float32)
     key_pack = torch.zeros(batch_size, num_heads, head_width, num_slots, dtype=dtype, device=like.device)
     return LunaSums(key_pack, key_pack.transpose(-1, -2).contiguous())
+
+
+def packed_rows(
+    pack_value: Float[Tensor, "B H M d"], position: int, mask: Bool[Tensor, "B T"] | None
+) -> Float[Tensor, "B M D"]:
+    """What the slots hold: the packed values sum_j pi_j v_j^T / t, heads side by side.
+
+    Args:
+        pack_value: The sum after ``position`` tokens.
+        position: Tokens so far, padding included.
+        mask: True where a token of the last call is real; only the last call may be padded.
+    """
+    if mask is None:
+        return (pack_value / max(position, 1)).transpose(1, 2).flatten(2)
+    num_real = (position - mask.shape[1] + mask.sum(dim=1)).clamp(min=1).to(pack_value.dtype)
+    return (pack_value / num_real[:, None, None, None]).transpose(1, 2).flatten(2)
 
 
 def omega(x: Tensor) -> Tensor:
@@ -71,7 +87,7 @@ def causal_luna(
         chunk_len: Tokens per chunk: speed only.
         run_len: Tokens whose chunks run at once: speed only. None: 4,096 on a CPU, all elsewhere.
         dropout: On the unpacking weights u.
-        probe: Told how slots write (pi over the new tokens) and how tokens read (u).
+        probe: Records how slots write (pi over the new tokens) and how tokens read (u).
     """
     if probe is not None:
         probe.weights("write", pack.transpose(-1, -2))

@@ -117,7 +117,7 @@ def segment_memory(
         num_open: Tokens of the first segment that came before the new ones.
         update: One of :data:`UPDATES`.
         complete: For each of the N segments, whether it is written; None writes all.
-        probe: Told how the tokens read: y is a mean of the rows M_i / z_i with weights φ(q)_i z_i.
+        probe: Records how the tokens read: y is a mean of the rows M_i / z_i with weights φ(q)_i z_i.
     """
     dtype = memory.matrix.dtype
     with no_autocast(q):

@@ -7,7 +7,6 @@ Nothing but the write block looks at the write block, and tokens look at nothing
 pieces: ``past`` holds the read block and the tokens that came before.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -53,6 +52,7 @@ def segment_attention(
     dropout: float = 0.0,
     probe: Probe | None = None,
     num_memory: int = 0,
+    blind: bool = False,
 ) -> tuple[Float[Tensor, "B H A d"], KeyValue]:
     """Attention of the rows of this piece, or of some kinds of them.
 
@@ -65,8 +65,9 @@ def segment_attention(
         causal: See above.
         key_mask: True where a token is real. Tokens of a causal call do without, as padding stands on the right.
         dropout: On attention weights.
-        probe: Told how tokens read the memory and how memory rows write.
-        num_memory: For the probe: how many of the keys, in front of all, are the read block's.
+        probe: Records how tokens read the memory and how memory rows write.
+        num_memory: For both of these: how many of the keys, in front of all, are the read block's.
+        blind: Hide all memory rows from the tokens.
 
     Returns:
         The rows' mixed values; and what the segment's next piece will see of this and the pieces before.
@@ -78,46 +79,28 @@ def segment_attention(
     all_real = None
     if key_mask is not None and (rows.write or not causal):
         all_real = _all_real(key_mask, past.length + rows.read, rows.write)
+    read, tokens, write = q.split(asking or rows, dim=2)
     if probe is not None:
-        asked = q.split(asking or rows, dim=2)
-        _tell(probe, asked, (cache, everything), slice(num_memory), causal=causal, key_mask=key_mask, all_real=all_real)
-    if not causal:
+        probe.softmax("write", write if causal or rows.write else read, everything.keys, memory=slice(num_memory))
+        mask = causal_mask(tokens.shape[2], cache.length, tokens) if causal else None
+        probe.softmax("read", tokens, (cache if causal else everything).keys, mask=mask, memory=slice(num_memory))
+    if not causal and not blind:
         return attention(q, *everything, mask=all_real, dropout=dropout), cache
 
-    read, tokens, write = q.split(asking or rows, dim=2)
     outputs = []
     if read.shape[2]:
-        front = KeyValue(*(x[:, :, : rows.read] for x in own))
-        outputs.append(attention(read, *front, dropout=dropout))
+        front = KeyValue(*(x[:, :, : rows.read] for x in own)) if causal else everything
+        outputs.append(attention(read, *front, mask=None if causal else all_real, dropout=dropout))
     if tokens.shape[2]:
-        outputs.append(causal_attention(tokens, *cache, dropout=dropout))
+        seen = KeyValue(*(x[:, :, num_memory:] for x in cache)) if blind else cache
+        if causal:
+            outputs.append(causal_attention(tokens, *seen, dropout=dropout))
+        else:
+            real = None if all_real is None else all_real[..., num_memory : num_memory + seen.length]
+            outputs.append(attention(tokens, *seen, mask=real, dropout=dropout))
     if write.shape[2]:
         outputs.append(attention(write, *everything, mask=all_real, dropout=dropout))
     return torch.cat(outputs, dim=2) if len(outputs) > 1 else (outputs or [q])[0], cache
-
-
-def _tell(
-    probe: Probe,
-    asked: Sequence[Tensor],
-    seen: tuple[KeyValue, KeyValue],
-    memory: slice,
-    *,
-    causal: bool,
-    key_mask: Tensor | None,
-    all_real: Tensor | None,
-) -> None:
-    """How the tokens read and the memory rows write, of queries ``asked`` over the keys that they have ``seen``.
-
-    Without a write block, the read block is written, if anything is.
-    """
-    (read, tokens, write), (cache, everything) = asked, seen
-    if causal:
-        hidden = causal_mask(tokens.shape[2], cache.length, tokens)
-        probe.softmax("read", tokens, cache.keys, mask=hidden, memory=memory, real=key_mask)
-    else:
-        probe.softmax("read", tokens, everything.keys, mask=all_real, memory=memory, real=key_mask)
-        write = write if write.shape[2] else read
-    probe.softmax("write", write, everything.keys, mask=all_real, memory=memory)
 
 
 def _all_real(key_mask: Bool[Tensor, "B T"], num_front: int, num_behind: int) -> Bool[Tensor, "B 1 1 K"]:

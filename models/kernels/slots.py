@@ -28,7 +28,7 @@ def slot_attention(
         scale: On the scores.
         key_mask: True where a token is real.
         dropout: On attention weights.
-        probe: Told how the slots write.
+        probe: Records how the slots write.
     """
     own = (q * slots.keys).sum(dim=-1, keepdim=True)
     others = q @ tokens.keys.transpose(-1, -2)

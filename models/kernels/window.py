@@ -114,7 +114,7 @@ def window_attention(
         blocks_at_once: How many whole blocks go through one fused call. Changes speed, not numbers: few keep the
             data in a CPU's cache, many fill a GPU.
         dropout: On attention weights.
-        probe: Told how the tokens read the memory: the prefix, or else the blocks before.
+        probe: Records how the tokens read the memory: the prefix, or else the blocks before.
     """
     assert not (causal and lookahead_blocks)
     num_open, num_past_blocks = past.length % block_len, past.length // block_len
@@ -130,7 +130,7 @@ def window_attention(
         seen = [*memory_keys[first:number], *extra, *own_blocks[number:stop]]
         blocks.append(_Block(queries, first, number, stop, sum(slots.length for slots in extra), seen))
         if probe is not None:
-            _tell(probe, blocks[-1], masks)
+            _record(probe, blocks[-1], causal=causal)
 
     def is_regular(block: _Block) -> bool:
         """Seeing a full window of whole blocks without padding: such blocks share one shape and one mask."""
@@ -197,18 +197,13 @@ def _attend(group: list[_Block], masks: "_BlockMasks", dropout: float) -> Sequen
     return out.unflatten(1, (-1, len(group))).unbind(dim=2)
 
 
-def _tell(probe: Probe, block: _Block, masks: "_BlockMasks") -> None:
+def _record(probe: Probe, block: _Block, *, causal: bool) -> None:
     """How the queries of one block read the memory among all that they see."""
     num_before = sum(part.length for part in block.seen[: block.number - block.first])
     memory = slice(num_before, num_before + block.num_prefix) if block.num_prefix else slice(num_before)
     keys = join(block.seen).keys
-    real = masks.real[block.number][:, -block.queries.shape[2] :] if masks.real else None
-    mask: Tensor | None
-    if masks.is_causal:
-        mask = causal_mask(block.queries.shape[2], keys.shape[2], keys)
-    else:
-        mask = masks.padding(block) if masks.padded(block) else None
-    probe.softmax("read", block.queries, keys, mask=mask, memory=memory, real=real)
+    mask = causal_mask(block.queries.shape[2], keys.shape[2], keys) if causal else None
+    probe.softmax("read", block.queries, keys, mask=mask, memory=memory)
 
 
 class _BlockMasks:

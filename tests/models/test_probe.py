@@ -13,7 +13,7 @@ from tests.models.cases import CASES, SEGMENT, VARIANTS, build, distinct_tokens,
 NUM_TOKENS = 3 * SEGMENT + 2
 ENTROPIES = ("read_entropy", "write_entropy")
 
-#: What the memory of each variant is told by; a gate says more than a share where there is one.
+#: What is recorded of each variant; a gate says more than a share where there is one.
 TOLD = {
     "block_window": {"read_entropy", "read_share"},
     "fam": {"read_entropy", "read_share", "write_entropy", "keep_share"},
@@ -57,29 +57,30 @@ def test_entropy_is_the_share_of_the_greatest() -> None:
     probe.weights("write", torch.tensor([1.0, 1.0, 2.0]).view(1, 1, 1, 3))
     means = probe.means()
     assert means["read_entropy"].tolist()[0] == pytest.approx(1.0)
-    assert means["read_entropy"][1].isnan(), "one key of weight above zero has no entropy to share"
+    assert means["read_entropy"][1] == 0, "one key of four"
     assert means["write_entropy"].item() == pytest.approx(1.5 * math.log(2) / math.log(3))
 
 
 def test_softmax_is_that_of_attention() -> None:
     q, k = torch.randn(2, 3, 5, 4), torch.randn(2, 3, 6, 4)
-    mask = torch.rand(2, 1, 5, 6) < 0.7
-    mask[..., :2] = True
-    weights = (q @ k.transpose(-1, -2) / 2).masked_fill(~mask, -torch.inf).softmax(dim=-1)
+    visible = torch.ones(5, 6, dtype=torch.bool).tril(1)
+    mask = torch.zeros(5, 6).masked_fill(~visible, -torch.inf)
+    weights = (q @ k.transpose(-1, -2) / 2 + mask).softmax(dim=-1)
     probe, expected = Probe(), Probe()
     probe.softmax("read", q, k, mask=mask, memory=slice(2))
-    expected.weights("read", weights, memory=slice(2))
+    expected.weights("read", weights, memory=slice(2), visible=visible)
     for name, value in expected.means().items():
         torch.testing.assert_close(probe.means()[name], value)
     torch.testing.assert_close(probe.means()["read_share"].float(), weights[..., :2].sum(dim=-1).mean(dim=(0, 2)))
 
 
-def test_padded_queries_do_not_count() -> None:
-    weights = torch.rand(1, 2, 4, 3)
-    probe, expected = Probe(), Probe()
-    probe.weights("read", weights, real=torch.tensor([[True, True, False, False]]))
-    expected.weights("read", weights[:, :, :2])
-    torch.testing.assert_close(probe.means(), expected.means())
+def test_where_one_key_is_visible_there_is_nothing_to_say() -> None:
+    """Weights that vanish are there nevertheless."""
+    probe, alone = Probe(), Probe()
+    probe.softmax("read", 1000 * torch.ones(1, 1, 1, 1), torch.tensor([1.0, 1.0, 0.0, 0.0]).view(1, 1, 4, 1))
+    assert probe.means()["read_entropy"].item() == pytest.approx(0.5)
+    alone.weights("read", torch.ones(1, 1, 2, 2), visible=torch.tensor([[True, False], [True, True]]))
+    assert alone.means()["read_entropy"].item() == pytest.approx(1.0), "of the second query alone"
 
 
 def test_calls_are_averaged_and_an_empty_memory_says_nothing() -> None:
@@ -98,10 +99,9 @@ def test_calls_are_averaged_and_an_empty_memory_says_nothing() -> None:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_looking_changes_no_number(name: str, causal: bool) -> None:
     model, tokens = make(name, causal=causal), distinct_tokens(2, NUM_TOKENS)
-    mask = None if causal else torch.arange(NUM_TOKENS).expand(2, -1) < torch.tensor([[NUM_TOKENS], [NUM_TOKENS - 3]])
-    before, _ = model(tokens, mask)
+    before, _ = model(tokens)
     with observe(model) as probes:
-        during, _ = model(tokens, mask)
+        during, _ = model(tokens)
     assert torch.equal(before, during)
     assert all(block.probe is None for block in model.blocks)
     told = set().union(*(probe.means() for probe in probes))
@@ -157,6 +157,33 @@ def test_without_memory_is_the_variant_that_has_none(name: str, twin: dict[str, 
     assert not reads_memory(other)
     with without_memory(model):
         torch.testing.assert_close(model(tokens)[0], other(tokens)[0], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["block_window", "feedback_memory", "infini"])
+def test_where_nothing_was_written_there_is_nothing_to_miss(name: str) -> None:
+    """Of memories that begin empty; the gate of ``infini`` stays as it was."""
+    model, tokens = make(name), distinct_tokens(2, SEGMENT)
+    with without_memory(model):
+        without, _ = model(tokens)
+    assert torch.equal(model(tokens)[0], without)
+
+
+@pytest.mark.parametrize("options", [{}, {"form": "controller"}, {"form": "bottleneck"}, {"accumulate": True}])
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "both ways"])
+def test_what_is_not_read_is_written_nevertheless(options: dict[str, Any], causal: bool) -> None:
+    model, tokens = make("mat", causal=causal, **options), distinct_tokens(1, 2 * SEGMENT)
+    with without_memory(model):
+        _, state = model(tokens)
+    memory = model.memories(state)[-1]
+    assert memory is not None
+    gradient = token_gradients(model, tokens, memory.square().sum())
+    assert gradient[:, SEGMENT:].any()
+
+
+def test_padding_is_refused() -> None:
+    model, tokens = make("luna", causal=False), distinct_tokens(2, SEGMENT)
+    with observe(model), pytest.raises(ValueError, match="without padding"):
+        model(tokens, torch.ones_like(tokens, dtype=torch.bool))
 
 
 def test_one_layer_can_go_without() -> None:
