@@ -99,7 +99,7 @@ def test_operators(text: str, value: int) -> None:
     assert parse(text)[0] == value
 
 
-@pytest.mark.parametrize("options", [{}, SMALL, {**SMALL, "max_args": 2, "max_depth": 9}, {"min_len": 3, "max_depth": 2}])
+@pytest.mark.parametrize("options", [{}, SMALL, {**SMALL, "max_depth": 9}, {"max_depth": 2, "min_len": 3}])
 def test_values_and_depths_agree_with_another_evaluator(options: dict[str, int]) -> None:
     config = LraListopsConfig(**{"min_len": 3, **options})
     symbols, offsets = draw_expressions(config, 0)
