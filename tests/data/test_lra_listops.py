@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import pickle
 import re
 import resource
 import subprocess
@@ -29,8 +31,8 @@ from data.lra_listops import (
 
 REPOSITORY = Path(__file__).parents[2]
 WORDS = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "[MIN", "[MAX", "[MED", "[SM", "]"]
-SMALL = {"min_len": 8, "max_len": 64, "max_depth": 4, "max_args": 5}
-SIZES = {"train_size": 300, "val_size": 50, "test_size": 60}
+SMALL: dict[str, Any] = {"min_len": 8, "max_len": 64, "max_depth": 4, "max_args": 5}
+SIZES: dict[str, Any] = {"train_size": 300, "val_size": 50, "test_size": 60}
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +102,7 @@ def test_operators(text: str, value: int) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, SMALL, {**SMALL, "max_depth": 9}, {"max_depth": 2, "min_len": 3}])
-def test_values_and_depths_agree_with_another_evaluator(options: dict[str, int]) -> None:
+def test_values_and_depths_agree_with_another_evaluator(options: dict[str, Any]) -> None:
     config = LraListopsConfig(**{"min_len": 3, **options})
     symbols, offsets = draw_expressions(config, 0)
     values = solve(symbols, offsets)
@@ -191,8 +193,6 @@ def test_the_card_tells_the_truth(official: dict[str, Any]) -> None:
 
 def test_the_same_seed_gives_the_same_symbols_everywhere() -> None:
     """Digests written down once: another machine, Python or NumPy must not change a symbol."""
-    import hashlib
-
     parts = generate(LraListopsConfig(**SMALL, **SIZES))
     digest = hashlib.sha256(b"".join(parts[split].symbols.tobytes() for split in ("test", "val", "train")))
     assert digest.hexdigest()[:16] == "4f289c60bcbcbf45"
@@ -233,7 +233,7 @@ def test_speed_allows_all_of_lra_in_five_minutes() -> None:
 
 def test_splits_are_distinct_and_of_the_wanted_sizes(tmp_path: Path) -> None:
     task = make(tmp_path)
-    found = {split: expressions(task.split(split)) for split in ("train", "val", "test")}  # type: ignore[arg-type]
+    found = {split: expressions(task.split(split)) for split in ("train", "val", "test")}
     assert {split: len(texts) for split, texts in found.items()} == {"train": 300, "val": 50, "test": 60}
     assert len(set().union(*found.values())) == 410
     for split, texts in found.items():
@@ -423,6 +423,9 @@ def test_batches_are_a_function_of_seed_and_step(tmp_path: Path) -> None:
         mask = torch.ones_like(batch.tokens, dtype=torch.bool) if batch.mask is None else batch.mask
         assert torch.equal(batch.tokens > 0, mask)
     assert any(not torch.equal(other.train_batch(step, 16).targets, batches[step].targets) for step in range(40))
+    received = pickle.dumps(task)  # as a loader process gets it
+    assert len(received) < 10_000
+    assert torch.equal(pickle.loads(received).train_batch(7, 16).tokens, batches[7].tokens)
 
 
 def test_a_batch_holds_expressions_and_their_values(tmp_path: Path) -> None:
