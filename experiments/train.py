@@ -160,6 +160,7 @@ def _finish(
         "steps": config.trainer.steps,
         "best_step": best["step"],
         "milestones": _milestones(callback.history),
+        **{f"floor/{name}": value for name, value in task.floors.items()},  # some are measured on the prepared data
         **_facts(task, module),
         **_costs(folder, module, callback),
     }
