@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -79,7 +80,18 @@ def padded_batch(sequences: Sequences, rows: NDArray[np.int64], max_len: int) ->
     )
 
 
-# Order
+# Splits and order
+
+
+def carve(digests: Sequence[bytes], size: int) -> NDArray[np.bool_]:
+    """Marks ``size`` rows, the first by digest; rows with equal digests are marked together or not at all."""
+    counts = Counter(digests)
+    chosen, left = set(), size
+    for digest in sorted(counts):
+        if counts[digest] <= left:
+            chosen.add(digest)
+            left -= counts[digest]
+    return np.array([digest in chosen for digest in digests], dtype=bool)
 
 
 def epoch_order(lengths: NDArray[np.int64], batch_size: int, *, seed: int, epoch: int) -> NDArray[np.int64]:

@@ -5,7 +5,9 @@ where a task knows more of an image, its facts: numbers by which the evaluation 
 images come from (``open_splits``); batches, epochs and scores are the same for all.
 
 Symbols are pixels plus one, as bytes are in ``lra_text``: 0 stays the pad that no image needs. Where black is the
-symbol 0 and 0 is masked, as in LRA's own code, attention never sees most of a picture.
+symbol 0 and 0 is masked, as in LRA's own code, attention never sees most of a picture. Or a pixel is a real number,
+(pixel / 255 - mean) / std with constants of the task: what S4 and its successors call LRA, and an easier problem,
+since the model is told for nothing which grey lies beside which.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -29,15 +31,16 @@ class ImageConfig:
     """Options of every task on images."""
 
     pixels: str = "tokens"
-    """How a pixel enters the model: "tokens" = as one of 256 symbols, each with an embedding of its own."""
+    """How a pixel enters the model: "tokens" = as one of 256 symbols, each with an embedding of its own (LRA's); "real"
+    = as a number, through a linear map (later work's)."""
     val_limit: int | None = None
     """Validate on the first so many images; null: on all."""
     test_limit: int | None = None
     """Test on the first so many images; null: on all."""
 
     def __post_init__(self) -> None:
-        if self.pixels != "tokens":
-            raise ValueError(f"task.pixels must be 'tokens', got '{self.pixels}'")
+        if self.pixels not in ("tokens", "real"):
+            raise ValueError(f"task.pixels must be 'tokens' or 'real', got '{self.pixels}'")
         for key in ("val_limit", "test_limit"):
             limit = getattr(self, key)
             if limit is not None and limit < 1:
@@ -77,6 +80,9 @@ def read_images(folder: Path, split: Split, facts: Sequence[str] = ()) -> Images
 class ImageTask(ClassificationTask):
     """A task that classifies images; a subclass implements ``locate`` and ``open_splits``.
 
+    ``pixel_mean`` and ``pixel_std`` are what real pixels, divided by 255, are normalised with. The default is MEGA's
+    for Pathfinder; they are constants, so that no source and no split changes what a grey is.
+
     Args:
         config: options.
         side: pixels along each side of an image.
@@ -84,10 +90,13 @@ class ImageTask(ClassificationTask):
         options: those of :class:`data.base.Task`.
     """
 
+    pixel_mean: ClassVar[float] = 0.5
+    pixel_std: ClassVar[float] = 0.5
+
     def __init__(self, config: ImageConfig, *, side: int, num_classes: int, **options: Any) -> None:
         super().__init__(config, **options)
         self.side = side
-        self.vocab_size = 257
+        self.vocab_size = 257 if config.pixels == "tokens" else None
         self.num_classes: int = num_classes
         self.max_len = side * side
         self._splits: Mapping[Split, Images] = {}
@@ -125,8 +134,10 @@ class ImageTask(ClassificationTask):
     def make_batch(self, split: Split, rows: NDArray[np.int64]) -> Batch:
         """The images ``rows`` of a split."""
         images = self.split(split)
-        tokens = torch.from_numpy(images.pixels[rows].astype(np.int64))
-        return Batch(tokens.add_(1), None, torch.from_numpy(images.labels[rows]))
+        pixels, labels = torch.from_numpy(images.pixels[rows]), torch.from_numpy(images.labels[rows])
+        if self.config.pixels == "tokens":
+            return Batch(pixels.long().add_(1), None, labels)
+        return Batch(pixels.float().div_(255).sub_(self.pixel_mean).div_(self.pixel_std), None, labels)
 
     def slices(self, split: Split, correct: NDArray[np.bool_]) -> list[dict[str, Any]]:
         """See :meth:`image_slices`."""

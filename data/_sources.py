@@ -132,17 +132,33 @@ def read_columns(paths: Sequence[Path], columns: Sequence[str], remedy: str) -> 
     """
     tables = []
     for path in paths:
-        try:
+        with _readable(path, remedy):
             table = _read_arrow(path) if path.suffix == ".arrow" else pq.read_table(path)
-        except (OSError, pa.ArrowException) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise DataError(f"{path}: cannot be read ({reason}); {remedy}") from error
         missing = [name for name in columns if name not in table.column_names]
         if missing:
             has = ", ".join(table.column_names)
             raise DataError(f"{path}: column '{missing[0]}' is missing (it has: {has}); {remedy}")
         tables.append(table.select(columns))
     return pa.concat_tables(tables, promote_options="permissive")
+
+
+def column_names(path: Path, remedy: str) -> list[str]:
+    """The columns of a parquet or Arrow file.
+
+    Raises:
+        DataError: the file cannot be read; the line ends with ``remedy``.
+    """
+    with _readable(path, remedy):
+        return _read_arrow(path).column_names if path.suffix == ".arrow" else pq.read_schema(path).names
+
+
+@contextmanager
+def _readable(path: Path, remedy: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(f"{path}: cannot be read ({reason}); {remedy}") from error
 
 
 def _read_arrow(path: Path) -> pa.Table:

@@ -36,7 +36,7 @@ class Batch(NamedTuple):
     its length.
     """
 
-    tokens: Tensor  # int64 [B,T], or [B,2,T] for pairs
+    tokens: Tensor  # int64 [B,T], or [B,2,T] for pairs; float32 where inputs are real numbers
     mask: Tensor | None  # bool, same shape as tokens, True = a real symbol; None = nothing is padded
     targets: Tensor  # int64 [B] (classify, pair) or [B,T] (next token)
     weights: Tensor | None = None  # float32 [B,T]; None = every target counts the same
@@ -78,7 +78,7 @@ class Task(ABC):
     metric: ClassVar[str]  # the headline; larger is better
     card: ClassVar[str] = ""  # the task card: the docstring of the task's module
 
-    vocab_size: int
+    vocab_size: int | None  # None: inputs are real numbers
     num_classes: int | None
     max_len: int  # the longest training input; bounds learned positions
     longest_test: int | None = None  # the longest test input, where that is longer than the longest training input

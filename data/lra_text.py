@@ -32,8 +32,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
@@ -48,6 +46,7 @@ from data._classify import (
     SPLITS,
     ClassificationTask,
     Sequences,
+    carve,
     length_slices,
     padded_batch,
     read_sequences,
@@ -132,17 +131,6 @@ def content_checksum(parts: dict[str, Reviews]) -> str:
         rows = sorted(digest + bytes([label]) for digest, label in zip(part.digests, labels, strict=True))
         total.update(name.encode() + b"".join(rows))
     return total.hexdigest()
-
-
-def carve(digests: Sequence[bytes], size: int) -> NDArray[np.bool_]:
-    """Marks ``size`` rows, the first by digest; rows with equal digests are marked together or not at all."""
-    counts = Counter(digests)
-    chosen, left = set(), size
-    for digest in sorted(counts):
-        if counts[digest] <= left:
-            chosen.add(digest)
-            left -= counts[digest]
-    return np.array([digest in chosen for digest in digests], dtype=bool)
 
 
 def split_reviews(parts: dict[str, Reviews]) -> dict[Split, Reviews]:

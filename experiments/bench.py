@@ -2,7 +2,7 @@
 
 For each variant and length, in a process of its own:
 
-* ``train``: one forward and backward pass over one batch of random symbols, without the optimiser;
+* ``train``: one forward and backward pass over one batch of random symbols (or numbers), without the optimiser;
 * ``stream``: the same symbols in pieces, as long for all, the state handed on, no gradient (causal models only).
 
 One row each: tokens per second, memory that the step adds at its peak, floating-point operations, and numbers carried
@@ -182,6 +182,7 @@ def build(subject: Subject, length: int) -> nn.Module:
     if subject.peer is None:
         task.max_len = max(task.max_len, length)
         return build_model(config, task)
+    assert task.vocab_size is not None, "peers predict the next token"
     backbone = config.backbone
     return _Peer(
         peers.build_language_model(
@@ -212,14 +213,17 @@ class _Peer(nn.Module):
 def _tokens(subject: Subject, length: int, device: str) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     shape = (subject.config.bench.batch_size, length)
-    return torch.randint(build_task(subject.config).vocab_size, shape, generator=generator).to(device)
+    vocab_size = build_task(subject.config).vocab_size
+    if vocab_size is None:
+        return torch.randn(shape, generator=generator).to(device)
+    return torch.randint(vocab_size, shape, generator=generator).to(device)
 
 
 def _training_step(subject: Subject, model: nn.Module, length: int, hardware: Hardware) -> Any:
     """Forward, loss, backward."""
     tokens = _tokens(subject, length, hardware.device)
     num_classes = build_task(subject.config).num_classes
-    targets = tokens if num_classes is None else tokens[:, 0] % num_classes
+    targets = tokens if num_classes is None else torch.arange(len(tokens), device=tokens.device) % num_classes
     forward = torch.compile(model) if subject.config.trainer.compile else model
 
     def step() -> None:

@@ -27,11 +27,14 @@ def find_non_finite(model: Model, batch: Batch) -> str | None:
     """Reads a batch again, a causal model segment by segment, until something is NaN or infinite.
 
     Returns:
-        ``weight stack.0.ffn.up.weight``, or ``fam, layer 1, segment 3`` (both from 0); None when all is finite.
+        ``weight stack.0.ffn.up.weight``, ``the inputs``, or ``fam, layer 1, segment 3`` (both from 0); None when all is
+        finite.
     """
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
             return f"weight {name}"
+    if not batch.tokens.isfinite().all():
+        return "the inputs"
     length = batch.tokens.shape[-1]
     piece = (model.segment_len or _PIECE) if model.causal else length
     found: list[int] = []

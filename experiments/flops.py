@@ -82,7 +82,7 @@ def _counter(model: nn.Module) -> Callable[[Shape], int]:
 def _count_on_meta(ghost: nn.Module, shape: Shape) -> int:
     # The plain backend of attention is made of products; the fused ones are one opaque operation each.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), _Products() as products:
-        ghost(torch.zeros(shape, dtype=torch.long, device="meta"), None, None)
+        ghost(torch.zeros(shape, dtype=_input_dtype(ghost), device="meta"), None, None)
     return products.flops
 
 
@@ -92,5 +92,10 @@ def _count_on_fake_cpu(copied: nn.Module, shape: Shape) -> int:
     fake, products = FakeTensorMode(allow_non_fake_inputs=True), _Products()
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), fake, products:
         weights: dict[str, Tensor] = {name: fake.from_tensor(tensor) for name, tensor in tensors}
-        functional_call(copied, weights, (torch.zeros(shape, dtype=torch.long), None, None))
+        functional_call(copied, weights, (torch.zeros(shape, dtype=_input_dtype(copied)), None, None))
     return products.flops
+
+
+def _input_dtype(model: nn.Module) -> torch.dtype:
+    """What the model reads; a peer reads ids."""
+    return getattr(model, "input_dtype", torch.int64)

@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from models.block import BackboneConfig, MemoryBlock, Stream, check_keys, make_options, tensors, variant
 from models.heads import ClassifyHead, NextTokenHead, PairHead, mean_pool
 from models.kernels.window import query_sizes
-from models.layers import make_norm
+from models.layers import RealEmbedding, make_norm
 from models.recurrence import Piece
 
 
@@ -46,7 +46,7 @@ class Model(nn.Module):
         config: BackboneConfig,
         options: Any,
         *,
-        vocab_size: int,
+        vocab_size: int | None,
         max_len: int,
         num_classes: int | None,
         causal: bool,
@@ -58,7 +58,7 @@ class Model(nn.Module):
         self.pooling = _pooling(config, num_classes)
         num_slots = block.memory_len(options)
 
-        self.embedding = nn.Embedding(vocab_size, config.width)
+        self.embedding = RealEmbedding(config.width) if vocab_size is None else nn.Embedding(vocab_size, config.width)
         has_cls = self.pooling == "cls"
         self.cls = nn.Parameter(torch.zeros(config.width)) if has_cls else None
         self.positions = nn.Parameter(torch.empty(max_len + has_cls, config.width)) if config.learned else None
@@ -90,6 +90,11 @@ class Model(nn.Module):
         """S, where the variant reads in segments (or blocks)."""
         return getattr(self.options, "block_len", None)
 
+    @property
+    def input_dtype(self) -> torch.dtype:
+        """What tokens are: ids, or real numbers where there is no vocabulary."""
+        return torch.float32 if isinstance(self.embedding, RealEmbedding) else torch.int64
+
     def _initialise(self) -> None:
         """Xavier for matrices (fused ones as they stand), zero biases, N(0, 1/D) for all that enters at the bottom."""
         for module in self.modules():
@@ -109,14 +114,14 @@ class Model(nn.Module):
 
     def forward(
         self,
-        tokens: Int[Tensor, "B *P T"],
+        tokens: Int[Tensor, "B *P T"] | Float[Tensor, "B *P T"],
         mask: Bool[Tensor, "B *P T"] | None = None,
         state: ModelState | None = None,
     ) -> tuple[Float[Tensor, "B ..."], ModelState]:
         """Logits and the state after these tokens.
 
         Args:
-            tokens: ``[B, T]`` ids; ``[B, 2, T]`` for a pair.
+            tokens: ``[B, T]`` ids, or real numbers where ``vocab_size`` is None; ``[B, 2, T]`` for a pair.
             mask: True where a token is real; padding stands on the right. None means no padding.
             state: What the call before returned, to go on with the same sequences. Pieces of any length may be fed;
                 only the last may be padded, as padding takes up places.
@@ -310,8 +315,10 @@ def _pooling(config: BackboneConfig, num_classes: int | None) -> str | None:
     return config.pooling or "mean"
 
 
-def _make_head(config: BackboneConfig, vocab_size: int, num_classes: int | None, pair: str | None) -> nn.Module:
+def _make_head(config: BackboneConfig, vocab_size: int | None, num_classes: int | None, pair: str | None) -> nn.Module:
     if num_classes is None:
+        if vocab_size is None:
+            raise ValueError("vocab_size=null reads real numbers, of which no next one is predicted: set num_classes")
         if pair is not None:
             raise ValueError(f"pair={pair!r} has no effect without num_classes")
         return NextTokenHead(config, vocab_size)
@@ -321,7 +328,7 @@ def _make_head(config: BackboneConfig, vocab_size: int, num_classes: int | None,
 def build_model(
     name: str,
     *,
-    vocab_size: int,
+    vocab_size: int | None,
     max_len: int,
     num_classes: int | None = None,
     causal: bool = False,
@@ -332,7 +339,8 @@ def build_model(
 
     Args:
         name: One of :func:`models.available`.
-        vocab_size: Number of token ids.
+        vocab_size: Number of token ids. None: tokens are real numbers, which a linear map takes to the width (only with
+            ``num_classes``).
         max_len: Longest sequence; bounds learned positions only.
         num_classes: Classify (logits ``[B, C]``); None predicts the next token (``[B, T, V]``).
         causal: A position sees nothing after it. Next-token prediction needs it.
@@ -352,7 +360,7 @@ def build_model(
         raise ValueError(f"num_classes={num_classes}: must be at least 2, or null to predict the next token")
     if num_classes is None and not causal:
         raise ValueError("causal=False predicts a next token that the model has already seen: pass causal=True")
-    if vocab_size < 1 or max_len < 1:
+    if max_len < 1 or (vocab_size is not None and vocab_size < 1):
         raise ValueError(f"vocab_size={vocab_size} and max_len={max_len} must be at least 1")
     return Model(
         block,

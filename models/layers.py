@@ -15,6 +15,25 @@ def make_norm(config: BackboneConfig) -> nn.Module:
     return nn.LayerNorm(config.width) if config.norm == "layer" else nn.RMSNorm(config.width, eps=1e-5)
 
 
+class RealEmbedding(nn.Module):
+    """x w + b for each real number x: what stands in the place of a table of embeddings."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Float[Tensor, "*B T"] | Int[Tensor, "*B T"]) -> Float[Tensor, "*B T D"]:
+        """One row for each number.
+
+        Raises:
+            ValueError: The inputs are ids.
+        """
+        if not x.is_floating_point():
+            raise ValueError(f"inputs are {x.dtype}, but vocab_size=null reads real numbers: pass floats")
+        return x.to(self.weight.dtype).unsqueeze(-1) * self.weight + self.bias
+
+
 class Residual(nn.Module):
     """One residual step around a function f, with the norm before it or after the sum.
 

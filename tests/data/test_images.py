@@ -87,6 +87,18 @@ def test_tokens_are_pixels_plus_one_and_nothing_is_padding(tmp_path: Path) -> No
     assert 1 <= int(batch.tokens.min()) <= int(batch.tokens.max()) <= 256
 
 
+def test_real_pixels_are_normalised_numbers_of_the_same_images(tmp_path: Path) -> None:
+    task, tokens = make(tmp_path, pixels="real"), make(tmp_path)
+    assert task.vocab_size is None
+    batch = task.train_batch(3, 8)
+    assert batch.tokens.dtype == torch.float32
+    assert batch.mask is None
+    same = tokens.train_batch(3, 8)
+    torch.testing.assert_close(batch.tokens, ((same.tokens - 1) / 255 - 0.5) / 0.5)
+    assert torch.equal(batch.targets, same.targets)
+    assert -1 <= float(batch.tokens.min()) <= float(batch.tokens.max()) <= 1
+
+
 def test_within_an_epoch_no_image_comes_twice(tmp_path: Path) -> None:
     task = make(tmp_path)
     epochs = []
@@ -150,7 +162,7 @@ def test_slices_and_limits(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pixels": "colours"}, "task.pixels must be 'tokens', got 'colours'"),
+        ({"pixels": "colours"}, "task.pixels must be 'tokens' or 'real', got 'colours'"),
         ({"val_limit": 0}, "task.val_limit must be 1 or more, or null for all, got 0"),
     ],
 )

@@ -24,8 +24,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from data._classify import carve
 from data.base import Batch, DataError
-from data.lra_text import LraText, LraTextConfig, carve
+from data.lra_text import LraText, LraTextConfig
 
 REPOSITORY = Path(__file__).parents[2]
 SHARED = REPOSITORY.parent / "shared" / "data"
