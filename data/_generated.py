@@ -78,6 +78,22 @@ def _generator(*entropy: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
 
 
+def distinct(rng: np.random.Generator, num_choices: int, count: int, num_rows: int) -> Ids:
+    """In each row ``count`` different numbers below ``num_choices``, in random order ``[B,count]``."""
+    if 4 * count > num_choices:
+        return rng.permuted(np.tile(np.arange(num_choices), (num_rows, 1)), axis=1)[:, :count]
+    drawn = rng.integers(num_choices, size=(num_rows, 2 * count))  # enough, nearly always, when repetitions are dropped
+    order = np.argsort(drawn, axis=1, kind="stable")
+    ordered = np.take_along_axis(drawn, order, axis=1)
+    repeated = np.zeros_like(drawn, dtype=bool)
+    np.put_along_axis(repeated, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
+    kept = np.take_along_axis(drawn, np.argsort(repeated, axis=1, kind="stable")[:, :count], axis=1)
+    again = repeated.sum(1) > count
+    if again.any():
+        kept[again] = distinct(rng, num_choices, count, int(again.sum()))
+    return kept
+
+
 def generated_source(version: int, config: Any, *fixed: Any) -> Source:
     """A generator's data version: a digest of its options and of what is fixed in its code."""
     digest = hashlib.sha256(json.dumps([version, fixed, asdict(config)]).encode()).hexdigest()
@@ -100,9 +116,9 @@ def stream(model: Model, tokens: Ids, *, chunk: int, device: Device) -> Iterator
 
 def decode_greedily(model: Model, prompts: Ids, num_symbols: int, *, chunk: int, device: Device) -> Ids:
     """The ``num_symbols`` that a model goes on with, each read from its own earlier ones ``[B,num_symbols]``."""
-    for _, logits, state in stream(model, prompts, chunk=chunk, device=device):
-        last = logits[:, -1]
-    symbols = [last.argmax(-1)]
+    for piece in stream(model, prompts, chunk=chunk, device=device):
+        _, logits, state = piece
+    symbols = [logits[:, -1].argmax(-1)]
     while len(symbols) < num_symbols:
         logits, state = model(symbols[-1][:, None], None, state)
         symbols.append(logits[:, -1].argmax(-1))

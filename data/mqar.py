@@ -23,12 +23,12 @@ Task card
     Truncated   nothing.
 
 Example (vocabulary 16, 16 symbols, 3 pairs; ``.`` = no target)
-    tokens      2 10   6 11   1 14   2  0   6  0   1  0   0  0   0  0
-    targets     .  .   .  .   .  .  10  .  11  .  14  .   .  .   .  .
+    tokens       1 15   3  9   4 10   1  0   4  0   3  0   0  0   0  0
+    targets      .  .   .  .   .  .  15  .  10  .   9  .   .  .   .  .
 
-What it is for: accuracy over the number of pairs, beside ``state_size`` in result.json, is the trade-off between what a
-model recalls and what it carries. Ours, not the paper's: blocks and distances, endless training data, small vocabularies
-below ``scale=paper``.
+What it is for: accuracy over the number of pairs, beside ``state_size`` in result.json, shows what a model recalls for
+what it carries. Ours, not the paper's: blocks and distances, endless training data, small vocabularies below
+``scale=paper``.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from numpy.typing import NDArray
 
 from data._generated import (
     Ids,
+    distinct,
     evaluation_stream,
     floor_stream,
     generated_source,
@@ -184,8 +185,8 @@ class MQAR(Task):
     def draw(self, rng: np.random.Generator, cell: Cell, num_rows: int) -> Sequences:
         """Draws sequences of one cell."""
         config, num_pairs, half = self.config, cell.num_kv_pairs, self.config.vocab_size // 2
-        keys = 1 + _distinct(rng, half - 1, num_pairs, num_rows)
-        values = half + _distinct(rng, half, num_pairs, num_rows)
+        keys = 1 + distinct(rng, half - 1, num_pairs, num_rows)
+        values = half + distinct(rng, half, num_pairs, num_rows)
         asked_at = 2 * num_pairs + 2 * self._slots(rng, cell, num_rows)
         tokens = np.full((num_rows, cell.seq_len), _BLANK, dtype=np.int64)
         if config.random_non_queries:
@@ -298,13 +299,6 @@ class MQAR(Task):
             "own_block": own_block + (1 - own_block) * any_value,
             "any_value": any_value,
         }
-
-
-def _distinct(rng: np.random.Generator, num_choices: int, count: int, num_rows: int) -> Ids:
-    """In each row ``count`` different numbers below ``num_choices``, in random order ``[B,count]``."""
-    order = rng.random((num_rows, num_choices), dtype=np.float32)
-    chosen = np.argpartition(order, count - 1, axis=1)[:, :count]
-    return rng.permuted(chosen, axis=1)  # the partition's own order is not random
 
 
 def _pooled(rows: list[dict[str, Any]]) -> float:
