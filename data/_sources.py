@@ -193,10 +193,11 @@ def remembered(cache: Path, paths: Sequence[Path], compute: Callable[[], str]) -
 # Caching
 
 
-def build_once(folder: Path, build: Callable[[Path], None]) -> None:
+def build_once(folder: Path, build: Callable[[Path], None], *, resume: bool = False) -> None:
     """Fills ``folder`` by calling ``build`` on an empty folder beside it, unless it is there and whole.
 
-    The finished folder appears in one rename; a second process waits and then finds it done.
+    The finished folder appears in one rename; a second process waits and then finds it done. With ``resume``,
+    ``build`` gets the folder as a process that was killed has left it.
 
     Raises:
         DataError: the cache cannot be written.
@@ -209,9 +210,9 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> None:
             if _is_whole(folder):
                 return
             partial = folder.parent / f".{folder.name}.partial"
-            for leftover in (partial, folder):  # of a process that was killed, or damaged since
+            for leftover in (folder,) if resume else (partial, folder):  # of a killed process, or damaged since
                 shutil.rmtree(leftover, ignore_errors=True)
-            partial.mkdir()
+            partial.mkdir(exist_ok=resume)
             build(partial)
             sizes = {path.name: path.stat().st_size for path in partial.iterdir()}
             (partial / _INDEX).write_text(json.dumps(sizes))
