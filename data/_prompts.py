@@ -32,7 +32,7 @@ class Placement(NamedTuple):
     def shortest(self) -> int:
         """Length of the shortest prompt in which all needles find a place, and behind which the answer does."""
         lengths, answer_len = self.puzzle.lengths, self.puzzle.answer_len
-        if len(lengths) == 1 and self.straddle == "any":
+        if self.puzzle.num_names == 0 and self.straddle == "any":
             return self.frame_len  # whatever the border does to the answer: earlier runs have seen it so
         shortest = self.frame_len
         if self.straddle != "any":
