@@ -1,6 +1,7 @@
 """Passkey: where a key said once is still found, by length and depth.
 
-The rows that these functions take are those of :func:`experiments.results.load_slices`, one per run, length and depth.
+The rows that these functions take are those of :func:`experiments.results.load_slices`: one per run, length, depth and
+number of blocks between key and question. A length and depth can have two of them, so means are taken by :func:`cells`.
 """
 
 import numpy as np
@@ -13,6 +14,20 @@ from analysis.style import colour, marker
 from experiments.results import bootstrap
 
 
+def cells(slices: pd.DataFrame) -> pd.DataFrame:
+    """One row per variant, seed, length and depth: exact match over all its prompts, however many blocks between.
+
+    Args:
+        slices: Columns ``variant, seed, length_blocks, factor, depth, n, exact_match``.
+    """
+    keys = ["variant", "seed", "length_blocks", "factor", "depth"]
+    if not slices.duplicated(keys).any():
+        return slices
+    right = slices.assign(exact_match=slices["n"] * slices["exact_match"])
+    summed = right.groupby(keys, sort=False, as_index=False)[["n", "exact_match"]].sum()
+    return summed.assign(exact_match=summed["exact_match"] / summed["n"])
+
+
 def passkey_figure(slices: pd.DataFrame, reach: dict[str, int] | None = None) -> Figure:
     """One map of exact match over length and depth for each variant, and below them all as curves over length.
 
@@ -20,6 +35,7 @@ def passkey_figure(slices: pd.DataFrame, reach: dict[str, int] | None = None) ->
         slices: Columns ``variant, seed, length_blocks, factor, depth, n, exact_match``.
         reach: Receptive field in blocks, for variants whose window bounds it; drawn as a line.
     """
+    slices = cells(slices)
     variants = list(dict.fromkeys(slices["variant"]))
     figure = Figure(figsize=(2.2 + 2.6 * len(variants), 6.4), layout="constrained")
     grid = figure.add_gridspec(2, len(variants), height_ratios=(1.0, 1.15))
@@ -63,8 +79,8 @@ def _mark_lengths(axes: Axes, lengths: list[int], longest: int, reach: int | Non
 def _curves(axes: Axes, slices: pd.DataFrame, variants: list[str], longest: int, reach: dict[str, int]) -> None:
     """Exact match over length, mean over depths; the band is the 95 % bootstrap interval over seeds."""
     for variant in variants:
-        cells = slices[slices["variant"] == variant].groupby(["length_blocks", "seed"])["exact_match"]
-        rows, shade = cells.mean().unstack("seed"), colour(variant)
+        by_length = slices[slices["variant"] == variant].groupby(["length_blocks", "seed"])["exact_match"]
+        rows, shade = by_length.mean().unstack("seed"), colour(variant)
         axes.plot(rows.index, rows.mean(axis=1), marker=marker(variant), color=shade, label=variant, markersize=4)
         bands = np.array([bootstrap(values.dropna().tolist()) for _, values in rows.iterrows()])
         axes.fill_between(rows.index, bands[:, 0], bands[:, 1], color=shade, alpha=0.18, linewidth=0)

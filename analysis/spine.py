@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.passkey import passkey_figure
+from analysis.passkey import cells, passkey_figure
 from analysis.readme import README, markdown, write_section
 from analysis.style import save
 from experiments.results import bootstrap, load_config, load_results, load_slices
@@ -33,6 +33,7 @@ SLICE_COLUMNS = [
     "length_tokens",
     "factor",
     "depth",
+    "blocks_between",
     "n",
     "exact_match",
     "symbol_accuracy",
@@ -49,7 +50,8 @@ def collect(store: Path | None) -> None:
     runs.reindex(columns=[*RUN_COLUMNS, *exact]).to_csv(RESULTS / "spine.csv", index=False)
     slices = load_slices(store)
     slices = slices[(slices["study"] == "spine") & (slices["task"] == "passkey")]
-    slices[SLICE_COLUMNS].sort_values(SLICE_COLUMNS[:6]).to_csv(RESULTS / "spine_passkey.csv", index=False)
+    slices = slices.reindex(columns=SLICE_COLUMNS)  # runs made before there was such a column have none between
+    slices.sort_values(SLICE_COLUMNS[:7]).to_csv(RESULTS / "spine_passkey.csv", index=False)
 
 
 def check(runs: pd.DataFrame) -> None:
@@ -104,13 +106,14 @@ def text_table(runs: pd.DataFrame) -> str:
 
 def passkey_table(runs: pd.DataFrame, slices: pd.DataFrame) -> str:
     """Exact match on ``passkey`` by length, mean over depths, with the state that each variant carries."""
+    slices = cells(slices)
     longest = int(slices.loc[slices["factor"] <= 1, "length_blocks"].max())
     lengths = sorted(map(int, slices["length_blocks"].unique()))
     header = ["`model=`", "seeds", *(f"{n} blocks" + (" (trained)" if n <= longest else "") for n in lengths)]
     lines = []
     for variant, rows in _by_variant(runs[runs["task"] == "passkey"]):
-        cells = slices[slices["variant"] == variant].groupby(["length_blocks", "seed"])["exact_match"].mean()
-        by_length = cells.unstack("seed").reindex(lengths)
+        means = slices[slices["variant"] == variant].groupby(["length_blocks", "seed"])["exact_match"].mean()
+        by_length = means.unstack("seed").reindex(lengths)
         scores = [mean_and_interval(scores) or "not run" for _, scores in by_length.iterrows()]
         state = f"{rows['state_size'].iloc[0]:,.0f}"
         lines.append([f"`{variant}`", str(len(rows)), *scores, state, *_costs(rows)])

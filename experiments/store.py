@@ -28,6 +28,7 @@ from typing import IO, Any, NamedTuple, Protocol
 
 from omegaconf import DictConfig, OmegaConf
 
+from data.options import identifying
 from experiments.config import RunConfig, build_run_config, to_plain
 from experiments.errors import ConfigError, LockedError, StoreError, first_line
 
@@ -90,7 +91,7 @@ def identify(config: RunConfig, source: Source) -> Identity:
     settings = {
         "model": model,
         "backbone": plain["backbone"],
-        "task": plain["task"],
+        "task": {"name": config.task.name, **identifying(config.task.options)},
         "trainer": trainer,
         "data": {"source": source.name, "checksum": source.checksum},
     }

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from analysis import spine
-from analysis.passkey import passkey_figure
+from analysis.passkey import cells, passkey_figure
 from analysis.readme import README, marks
 from analysis.style import save
 
@@ -64,6 +64,19 @@ def test_figure_has_a_map_for_each_variant_and_is_the_same_each_time(tmp_path: P
 
 def test_figure_takes_one_seed_and_one_variant() -> None:
     passkey_figure(slices(("fam",), (0,)))
+
+
+def test_slices_of_one_cell_count_as_often_as_they_have_prompts() -> None:
+    whole = slices(("fam", "luna"), (0, 1))
+    assert cells(whole) is whole
+    near = whole.assign(blocks_between=0, n=1, exact_match=1.0)
+    far = whole.assign(blocks_between=1, n=3, exact_match=0.2)
+    joined = cells(pd.concat([near, far]))
+    assert joined["exact_match"].tolist() == pytest.approx([0.4] * len(whole))
+    assert set(joined["n"]) == {4}
+    assert spine.passkey_table(runs(), whole.assign(exact_match=0.4)) == spine.passkey_table(
+        runs(), pd.concat([near, far])
+    )
 
 
 def test_mean_and_interval() -> None:

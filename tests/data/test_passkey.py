@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,10 @@ import torch
 from torch import Tensor
 
 import data
-from data.passkey import Codec, Passkey, PasskeyConfig, Prompts, Stage, draw_keys, key_split
+from data._filler import FILLER
+from data._needles import WORDINGS
+from data._symbols import Codec, draw_keys, key_split
+from data.passkey import Passkey, PasskeyConfig, Stage
 
 GROWING = (Stage(0.5, 2, 3), Stage(1.0, 2, 6))
 LEVELS = ("word", "byte")
@@ -60,13 +64,13 @@ class Reader:
         index = len(asked[1])
         if self.fails_from is not None and index >= self.fails_from:
             return self.task.codec.end
-        return int(self.task.codec.digits[int(known[1][index])])
+        return int(self.task.puzzle.values.symbols[int(known[1][index])])
 
 
 def test_vocabularies_are_small_and_readable() -> None:
     assert make("word").vocab_size == 35
     assert make("byte").vocab_size == 258
-    word, byte = Codec("word", 5), Codec("byte", 5)
+    word, byte = (Codec(level, [*WORDINGS["single"], FILLER]) for level in LEVELS)
     assert word.decode(word.encode("The sky is blue.")) == "the sky is blue ."
     assert byte.decode(byte.encode("The sky is blue.")) == "The sky is blue."
     assert byte.encode("A").tolist() == [ord("A") + 1]
@@ -104,7 +108,7 @@ def test_lengths_follow_the_curriculum_and_are_exact() -> None:
         stage = task.stage(step)
         assert stage == GROWING[0 if step < 50 else 1]
         length = task.prompt_length(step)
-        assert max(task.codec.frame_len, (stage.min_blocks - 1) * block_len + 1) <= length
+        assert max(task.placement.frame_len, (stage.min_blocks - 1) * block_len + 1) <= length
         assert length <= stage.max_blocks * block_len
         assert task.train_batch(step, 2).tokens.shape == (2, length + digits)
         lengths.append(length)
@@ -130,9 +134,9 @@ def test_needle_stands_at_the_depth_asked_for(level: str, depth: float) -> None:
     task = make(level, depth=depth)
     length = task.prompt_length(99)
     tokens = task.train_batch(99, 4).tokens
-    num_filler = length - task.codec.frame_len
-    start = len(task.codec.instruction) + round(depth * num_filler)
-    stem = torch.from_numpy(task.codec.needle[0])
+    num_filler = length - task.placement.frame_len
+    start = len(task.puzzle.instruction) + round(depth * num_filler)
+    stem = torch.from_numpy(task.codec.encode("\nThe pass key is "))
     for row in tokens:
         assert torch.equal(row[start : start + len(stem)], stem)
 
@@ -150,7 +154,7 @@ def test_random_depth_reaches_both_ends() -> None:
 
 def test_phase_of_the_filler_is_random() -> None:
     task = make(depth=1.0, curriculum=(Stage(1, 4, 4),))
-    first = {int(row[len(task.codec.instruction)]) for row in task.train_batch(0, 64).tokens}
+    first = {int(row[len(task.puzzle.instruction)]) for row in task.train_batch(0, 64).tokens}
     assert len(first) > 8
 
 
@@ -159,7 +163,8 @@ def test_keys_of_the_splits_are_disjoint_and_cover_all() -> None:
     shares = [float((everything == split).mean()) for split in range(3)]
     assert shares == pytest.approx([0.9, 0.05, 0.05], abs=0.005)
     drawn = {
-        split: set(draw_keys(np.random.default_rng(0), 20_000, split, 5).tolist()) for split in ("train", "val", "test")
+        split: set(draw_keys(np.random.default_rng(0), 20_000, split, 10**5).tolist())
+        for split in ("train", "val", "test")
     }
     assert not drawn["train"] & drawn["val"]
     assert not drawn["train"] & drawn["test"]
@@ -181,9 +186,9 @@ def test_keys_asked_in_evaluation_were_never_trained() -> None:
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("chunk", [1, 7, 32, 10_000])
 def test_pieces_joined_are_the_prompt(level: str, chunk: int) -> None:
-    codec = Codec(level, 5)
-    length = codec.frame_len + 150
-    prompts = Prompts(codec, length, np.array([0, 5, 11]), np.array([0, 77, 150]), codec.digits[[[1, 2, 3, 4, 5]] * 3])
+    task = make(level)
+    length = task.placement.frame_len + 150
+    prompts = task._draw_prompts(np.random.default_rng(0), "test", length, np.array([0, 77, 150]))
     whole = prompts.symbols(0, length)
     assert whole.shape == (3, length)
     assert np.array_equal(np.concatenate(list(prompts.pieces(chunk)), axis=1), whole)
@@ -196,8 +201,11 @@ def test_a_model_that_remembers_scores_one_everywhere(level: str) -> None:
     model = Reader(task)
     result = task.evaluate(model, "test", batch_size=64)
     assert {row["length_blocks"] for row in result.slices} == {2, 4, 6, 12, 24}
-    assert len(result.slices) == 5 * 5
-    assert all(row["exact_match"] == row["symbol_accuracy"] == 1.0 and row["n"] == 6 for row in result.slices)
+    assert all(row["exact_match"] == row["symbol_accuracy"] == 1.0 for row in result.slices)
+    cells = Counter[tuple[int, float]]()
+    for row in result.slices:
+        cells[row["length_blocks"], row["depth"]] += row["n"]
+    assert list(cells.values()) == [6] * 25
     assert set(result.metrics.values()) == {1.0}
     assert {"exact_match", "exact_match@1x", "exact_match@4x", "symbol_accuracy@2x"} <= set(result.metrics)
     assert model.widest <= 2048
@@ -215,7 +223,7 @@ def test_a_model_that_guesses_scores_chance() -> None:
 
     def guess(tokens: Tensor, mask: Tensor | None, state: Any) -> tuple[Tensor, Any]:
         logits = torch.zeros(*tokens.shape, task.vocab_size)
-        logits[..., task.codec.digits[7]] = 1.0
+        logits[..., task.puzzle.values.symbols[7]] = 1.0
         return logits, state
 
     metrics = task.evaluate(guess, "test", batch_size=64).metrics
