@@ -43,11 +43,16 @@ class Batch(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Where a task's data come from; name and checksum enter the identity of a run."""
+    """Where a task's data come from; name and checksum enter the identity of a run.
+
+    A stand-in is something else than the task is about, for machines that have nothing better: its name begins with
+    ``standin-``, so that every record says so. (Another split of the real data is none: it only has its own name.)
+    """
 
     name: str
     checksum: str
-    detail: str  # one line: where it was found and, if it is a stand-in, how to get the official data
+    detail: str  # one line: where it was found and, if these are not the official data, how to get those
+    is_standin: bool = False
 
 
 class Evaluation(NamedTuple):
@@ -124,6 +129,20 @@ class Task(ABC):
         progress: Progress | None = None,
     ) -> Evaluation:
         """Scores a model on a whole split; batch size and device change no example and no order of rows."""
+
+
+def refuse_standin(task: str, source: Source, *, scale: str, allowed: bool) -> None:
+    """Holds the paper's scale to real data.
+
+    Raises:
+        DataError: at ``scale=paper`` only a stand-in was found, and nobody has said that it may serve.
+    """
+    assert source.is_standin == source.name.startswith("standin-"), f"task {task}: a stand-in is called standin-..."
+    if source.is_standin and scale == "paper" and not allowed:
+        raise DataError(
+            f"{task}: scale=paper refuses the stand-in {source.name}: {source.detail}; "
+            "or take it all the same with data.allow_standin=true"
+        )
 
 
 def cache_folder(cache: str | Path | None = None) -> Path:

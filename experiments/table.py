@@ -1,7 +1,7 @@
 """The one table at the end of a sweep: every job with its score, the interval around it, its size, speed and state.
 
-Scores on different data (``imdb`` and its stand-in ``imdb-train25k``) or scales never share a group. With several seeds
-of one setting a line with their mean follows.
+Scores on different data (``imdb`` and ``imdb-train25k``, or a stand-in) or scales never share a group. With several
+seeds of one setting a line with their mean follows.
 """
 
 from __future__ import annotations
