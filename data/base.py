@@ -80,14 +80,16 @@ class Task(ABC):
     name: ClassVar[str]
     kind: ClassVar[Kind]
     config_class: ClassVar[type]
-    metric: ClassVar[str]  # the headline; larger is better
+    metric: ClassVar[str]  # the headline
+    larger_is_better: ClassVar[bool] = True  # False: the headline is a loss
+    unit: ClassVar[str] = "examples"  # what the sizes of splits are counted in
     card: ClassVar[str] = ""  # the task card: the docstring of the task's module
 
     vocab_size: int
     num_classes: int | None
     max_len: int  # the longest training input; bounds learned positions
     longest_test: int | None = None  # the longest test input, where that is longer than the longest training input
-    floors: dict[str, float]  # what trivial solutions reach
+    floors: dict[str, float]  # what trivial solutions reach, the headline's first; complete after ``prepare``
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -113,6 +115,14 @@ class Task(ABC):
     def prepare(self) -> None:
         """Encodes and caches the data, if there are any. Safe when two processes do it at once."""
         self.locate()
+
+    def split_sizes(self) -> dict[Split, int]:
+        """What each split holds, in ``unit``, prepared if need be; empty where examples are made when asked for."""
+        return {}
+
+    def merit(self, value: float) -> float:
+        """A value of the headline metric as a number of which more is always better: what comparisons go by."""
+        return value if self.larger_is_better else -value
 
     @abstractmethod
     def train_batch(self, step: int, batch_size: int) -> Batch:

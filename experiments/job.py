@@ -172,6 +172,7 @@ def provenance(config: RunConfig, source: Source) -> dict[str, Any]:
     from experiments.hardware import git_sha
 
     task = build_task(config)
+    task.prepare()  # some floors are measured on the data
     return {
         "study": config.study,
         "model": config.model.name,
@@ -183,6 +184,7 @@ def provenance(config: RunConfig, source: Source) -> dict[str, Any]:
         "data_source": source.name,
         "data_checksum": source.checksum,
         "metric": task.metric,
+        "larger_is_better": task.larger_is_better,
         **{f"floor/{name}": value for name, value in task.floors.items()},
         "git_sha": git_sha(),
         "torch": torch.__version__,
@@ -196,6 +198,7 @@ def headline(result: dict[str, Any]) -> str:
     value = result.get(name)
     text = f"{name} {value:.4f}" if isinstance(value, float | int) else f"{name} unknown"
     text += f" on {result['data_source']}" if "data_source" in result else ""
+    text += "" if result.get("larger_is_better", True) else ", less is better"
     floors = [f"{key[6:]} {floor:.4g}" for key, floor in result.items() if key.startswith("floor/")]
     return f"{text} (floors: {', '.join(floors)})" if floors else text
 
