@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from data.base import Task
 
-_SHARED = {"base", "module"}
+_SHARED = {"base", "module", "prepare"}
 
 
 def available() -> tuple[str, ...]:
