@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from data.base import Task
 
-_SHARED = {"base", "module", "options"}
+_SHARED = {"base", "module", "options", "prepare"}
 
 
 def available() -> tuple[str, ...]:

@@ -139,6 +139,10 @@ class ClassificationTask(Task):
         """Loader processes find the order of the epoch anew instead of receiving it."""
         return {**self.__dict__, "_epoch": None, "_train_lengths": None}
 
+    def split_sizes(self) -> dict[Split, int]:
+        """Examples of each split."""
+        return {split: len(self.lengths(split)) for split in SPLITS}
+
     @abstractmethod
     def lengths(self, split: Split) -> NDArray[np.int64]:
         """Length of each example of a split, before any is cut to ``max_len``."""

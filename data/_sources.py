@@ -16,7 +16,7 @@ import tempfile
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -176,10 +176,10 @@ def remembered(cache: Path, paths: Sequence[Path], compute: Callable[[], str]) -
     """A digest of files, computed anew only when path, size or time of change of one of them has changed."""
     stamps = [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
     note = cache / "checksums" / hashlib.sha256(json.dumps(stamps).encode()).hexdigest()
-    try:
-        return note.read_text()
-    except OSError:
-        digest = compute()
+    with suppress(OSError, ValueError):
+        if known := note.read_text():  # empty where the power failed
+            return known
+    digest = compute()
     try:
         note.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=note.parent, delete=False) as file:
@@ -213,10 +213,14 @@ def build_once(folder: Path, build: Callable[[Path], None], *, resume: bool = Fa
             for leftover in (folder,) if resume else (partial, folder):  # of a killed process, or damaged since
                 shutil.rmtree(leftover, ignore_errors=True)
             partial.mkdir(exist_ok=resume)
-            build(partial)
-            sizes = {path.name: path.stat().st_size for path in partial.iterdir()}
-            (partial / _INDEX).write_text(json.dumps(sizes))
-            partial.rename(folder)
+            try:
+                build(partial)
+                sizes = {path.name: path.stat().st_size for path in partial.iterdir()}
+                (partial / _INDEX).write_text(json.dumps(sizes))
+                partial.rename(folder)
+            finally:
+                if not resume:
+                    shutil.rmtree(partial, ignore_errors=True)  # what failed must not fill the disk on top
     except OSError as error:
         reason = error.strerror or error
         raise DataError(
@@ -228,8 +232,8 @@ def build_once(folder: Path, build: Callable[[Path], None], *, resume: bool = Fa
 def _is_whole(folder: Path) -> bool:
     try:
         sizes = json.loads((folder / _INDEX).read_text())
-        return all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError):
+        return bool(sizes) and all((folder / name).stat().st_size == size for name, size in dict(sizes).items())
+    except (OSError, ValueError, TypeError):  # whatever a damaged index holds
         return False
 
 

@@ -43,11 +43,16 @@ class Batch(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Where a task's data come from; name and checksum enter the identity of a run."""
+    """Where a task's data come from; name and checksum enter the identity of a run.
+
+    A stand-in is something else than the task is about, for machines that have nothing better: its name begins with
+    ``standin-``, so that every record says so. (Another split of the real data is none: it only has its own name.)
+    """
 
     name: str
     checksum: str
-    detail: str  # one line: where it was found and, if it is a stand-in, how to get the official data
+    detail: str  # one line: where it was found and, if these are not the official data, how to get those
+    is_standin: bool = False
 
 
 class Evaluation(NamedTuple):
@@ -75,14 +80,16 @@ class Task(ABC):
     name: ClassVar[str]
     kind: ClassVar[Kind]
     config_class: ClassVar[type]
-    metric: ClassVar[str]  # the headline; larger is better
+    metric: ClassVar[str]  # the headline
+    larger_is_better: ClassVar[bool] = True  # False: the headline is a loss
+    unit: ClassVar[str] = "examples"  # what the sizes of splits are counted in
     card: ClassVar[str] = ""  # the task card: the docstring of the task's module
 
     vocab_size: int | None  # None: inputs are real numbers
     num_classes: int | None
     max_len: int  # the longest training input; bounds learned positions
     longest_test: int | None = None  # the longest test input, where that is longer than the longest training input
-    floors: dict[str, float]  # what trivial solutions reach
+    floors: dict[str, float]  # what trivial solutions reach, the headline's first; complete after ``prepare``
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -109,6 +116,14 @@ class Task(ABC):
         """Encodes and caches the data, if there are any. Safe when two processes do it at once."""
         self.locate()
 
+    def split_sizes(self) -> dict[Split, int]:
+        """What each split holds, in ``unit``, prepared if need be; empty where examples are made when asked for."""
+        return {}
+
+    def merit(self, value: float) -> float:
+        """A value of the headline metric as a number of which more is always better: what comparisons go by."""
+        return value if self.larger_is_better else -value
+
     @abstractmethod
     def train_batch(self, step: int, batch_size: int) -> Batch:
         """The batch of one optimiser step: a function of (seed, step, batch_size), so resume is exact."""
@@ -124,6 +139,20 @@ class Task(ABC):
         progress: Progress | None = None,
     ) -> Evaluation:
         """Scores a model on a whole split; batch size and device change no example and no order of rows."""
+
+
+def refuse_standin(task: str, source: Source, *, scale: str, allowed: bool) -> None:
+    """Holds the paper's scale to real data.
+
+    Raises:
+        DataError: at ``scale=paper`` only a stand-in was found, and nobody has said that it may serve.
+    """
+    assert source.is_standin == source.name.startswith("standin-"), f"task {task}: a stand-in is called standin-..."
+    if source.is_standin and scale == "paper" and not allowed:
+        raise DataError(
+            f"{task}: scale=paper refuses the stand-in {source.name}: {source.detail}; "
+            "or take it all the same with data.allow_standin=true"
+        )
 
 
 def cache_folder(cache: str | Path | None = None) -> Path:

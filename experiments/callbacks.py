@@ -67,7 +67,7 @@ class RunCallback(lightning.Callback):
 
         The later of equals: a score that reached its ceiling says no more, but the learning rate goes on falling.
         """
-        return max(reversed(self.history), key=lambda entry: entry[1], default=None)
+        return max(reversed(self.history), key=lambda entry: self.task.merit(entry[1]), default=None)
 
     @property
     def wall_seconds(self) -> float:
@@ -154,7 +154,7 @@ class RunCallback(lightning.Callback):
             self._save(trainer, module)
             raise
         value = evaluation.metrics[self.task.metric]
-        is_best = self.best is None or value >= self.best[1]
+        is_best = self.best is None or self.task.merit(value) >= self.task.merit(self.best[1])
         self.history.append((self.now.step, value))
         self._record({"step": self.now.step, "split": "val", **evaluation.metrics})
         self._look_at_memory(module)

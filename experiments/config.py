@@ -25,7 +25,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, Vali
 from experiments.errors import ConfigError, first_line, unknown
 
 if TYPE_CHECKING:
-    from data.base import Task
+    from data.base import Source, Task
     from models import BackboneConfig, Model
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -184,6 +184,8 @@ class DataConfig:
     """Folder that holds the data sets; null: $MEMATTN_DATA, if set."""
     cache: str | None = None
     """Folder for encoded data; null: $MEMATTN_CACHE, else ~/.cache/memattn."""
+    allow_standin: bool = False
+    """scale=paper takes stand-in data too, where a task has no better. (Where there are real ones, they are taken.)"""
 
 
 @dataclass(frozen=True)
@@ -272,6 +274,9 @@ class RunConfig:
         _check_choice("mode", self.mode, MODES)
         _check(0 <= self.seed < 2**31, "seed", self.seed, "must lie in [0, 2^31)")
         check_mode(self.mode, run=self.run, force=self.force)
+        if self.data.allow_standin and (self.scale != "paper" or self.mode not in ("train", "plan")):
+            where = f"mode={self.mode}" if self.mode not in ("train", "plan") else f"scale={self.scale}"
+            raise ConfigError(f"data.allow_standin=true has no effect with {where}: only scale=paper refuses stand-ins")
 
     @property
     def label(self) -> str:
@@ -348,6 +353,19 @@ def build_task(config: RunConfig) -> Task:
 
     options = config.task.options
     return data.build_task(config.task.name, options, root=config.data.root, cache=config.data.cache, seed=config.seed)
+
+
+def find_data(config: RunConfig, task: Task) -> Source:
+    """Where the data of a run come from.
+
+    Raises:
+        DataError: there are none, or only a stand-in where the run wants the real ones.
+    """
+    from data.base import refuse_standin
+
+    source = task.locate()
+    refuse_standin(config.task.name, source, scale=config.scale, allowed=config.data.allow_standin)
+    return source
 
 
 def build_model(config: RunConfig, task: Task) -> Model:

@@ -87,7 +87,7 @@ def evaluate_run(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
         test = evaluate_split(model, task, "test", config=config.trainer, hardware=hardware, progress=progress)
     metrics = tested_fields(test)
     before = {name: stored[name] for name in metrics if name in stored}
-    _print_comparison(folder, metrics, before)
+    _print_comparison(folder, metrics, before, source=task.locate().name)
     return {"metrics": metrics, "stored": before, "equal": metrics == before}
 
 
@@ -100,9 +100,9 @@ def _check_data(task: Task, stored: dict[str, Any]) -> None:
         )
 
 
-def _print_comparison(folder: RunFolder, metrics: dict[str, Any], stored: dict[str, Any]) -> None:
+def _print_comparison(folder: RunFolder, metrics: dict[str, Any], stored: dict[str, Any], *, source: str) -> None:
     width = max(map(len, metrics))
-    print(f"{folder.run_id}\n  {'':{width}}  {'now':>12}  {'stored':>12}")
+    print(f"{folder.run_id} on {source}\n  {'':{width}}  {'now':>12}  {'stored':>12}")
     for name, value in metrics.items():
         old = f"{stored[name]:.6g}" if name in stored else "-"
         differs = "  differs" if stored.get(name, value) != value else ""

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
 
-from experiments.config import RunConfig, build_run_config, build_task
+from experiments.config import RunConfig, build_run_config, build_task, find_data
 from experiments.errors import (
     NOT_WRITABLE,
     RESUMES,
@@ -107,6 +107,8 @@ def run_job(config: RunConfig, *, train: Train | None = None) -> int:
             source = _locate(config)
             folder = run_folder(config, source)
             _announce(folder=str(folder.path), data=f"{source.name}: {source.detail}")
+            if source.is_standin or config.scale == "paper":  # where numbers are compared with published ones
+                _say(config.label, f"data: {source.name}: {source.detail}")
             if not config.force and folder.is_done:
                 return _skip(config, folder)
             with folder.lock(patience=_PATIENCE if is_job_of_sweep() else 0.5):
@@ -170,6 +172,7 @@ def provenance(config: RunConfig, source: Source) -> dict[str, Any]:
     from experiments.hardware import git_sha
 
     task = build_task(config)
+    task.prepare()  # some floors are measured on the data
     return {
         "study": config.study,
         "model": config.model.name,
@@ -181,6 +184,7 @@ def provenance(config: RunConfig, source: Source) -> dict[str, Any]:
         "data_source": source.name,
         "data_checksum": source.checksum,
         "metric": task.metric,
+        "larger_is_better": task.larger_is_better,
         **{f"floor/{name}": value for name, value in task.floors.items()},
         "git_sha": git_sha(),
         "torch": torch.__version__,
@@ -189,10 +193,12 @@ def provenance(config: RunConfig, source: Source) -> dict[str, Any]:
 
 
 def headline(result: dict[str, Any]) -> str:
-    """The number that counts, with its floor: ``test/accuracy 0.6640 (floors: majority 0.5)``."""
+    """The number that counts, on what, with its floor: ``test/accuracy 0.6640 on imdb (floors: majority 0.5)``."""
     name = f"test/{result.get('metric')}"
     value = result.get(name)
     text = f"{name} {value:.4f}" if isinstance(value, float | int) else f"{name} unknown"
+    text += f" on {result['data_source']}" if "data_source" in result else ""
+    text += "" if result.get("larger_is_better", True) else ", less is better"
     floors = [f"{key[6:]} {floor:.4g}" for key, floor in result.items() if key.startswith("floor/")]
     return f"{text} (floors: {', '.join(floors)})" if floors else text
 
@@ -235,7 +241,7 @@ def _skip(config: RunConfig, folder: RunFolder) -> int:
 def _locate(config: RunConfig) -> Source:
     """Finds the data. Without them the failure gets a folder of its own, since no run can be named."""
     try:
-        return build_task(config).locate()
+        return find_data(config, build_task(config))
     except (ValueError, OSError) as error:
         folder = run_folder(config, MissingSource())
         with folder.lock():

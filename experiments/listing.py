@@ -1,4 +1,4 @@
-"""What exists: ``mode=list`` shows models, tasks with their scales, and studies."""
+"""What exists: ``mode=list`` shows models, tasks with their scales, and studies; with ``task=...`` that task's card."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from itertools import takewhile
 from typing import Any, cast
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from experiments.config import RunConfig, build_model, build_run_config, build_task
@@ -20,12 +21,17 @@ from experiments.table import print_columns
 def print_list(composed: DictConfig) -> None:
     """Prints every choice with its one-line description; ends quietly where nobody reads on (``| head``).
 
+    Where the command line names a task, its card comes instead.
+
     Args:
         composed: What Hydra composed; models are sized at its scale.
     """
     import data
 
     try:
+        if _names_a_task():
+            _print_card(str(composed.task.name))
+            return
         _section("Models (model=...)", {name: _model(name) for name in groups()["model"]})
         _print_sizes(composed)
         _section("Tasks (task=...)", {name: _first_line(data.task_class(name).card) for name in data.available()})
@@ -34,6 +40,20 @@ def print_list(composed: DictConfig) -> None:
     except BrokenPipeError:
         # What is left in the buffer has to go somewhere when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _names_a_task() -> bool:
+    """Whether the command line chose the task: the composed settings have one in any case."""
+    return HydraConfig.initialized() and any(text.startswith("task=") for text in HydraConfig.get().overrides.task)
+
+
+def _print_card(name: str) -> None:
+    """The card on top of a task's file, and where its options and sizes stand."""
+    import data
+
+    print(data.task_class(name).card.strip())
+    print()
+    print(f"Options and sizes: conf/task/{name}.yaml   Code: data/{name}.py", flush=True)
 
 
 def _section(title: str, lines: dict[str, str]) -> None:

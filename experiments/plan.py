@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from experiments.config import RunConfig, build_model, build_task
+from experiments.config import RunConfig, build_model, build_task, find_data
 from experiments.errors import ExitCode, StoreError, first_line
 from experiments.store import RunFolder, run_folder
 from experiments.table import print_columns
@@ -43,7 +43,7 @@ def _row(config: RunConfig, settings: str) -> list[str]:
     with torch.device("meta"):
         model = build_model(config, task)
     try:
-        source = task.locate()
+        source = find_data(config, task)
         folder, name = run_folder(config, source), source.name
         action, run = _action(config, folder), folder.run_id
     except (ValueError, OSError, StoreError) as error:

@@ -64,7 +64,7 @@ _READ_BY = {
         "trainer.threads",
         "trainer.compile",
     ),
-    "list": ("mode", "scale"),
+    "list": ("mode", "scale", "task"),
 }
 
 
@@ -207,6 +207,18 @@ def _check_mode(overrides: Sequence[Override], *, multirun: bool) -> None:
         if mode in _READ_BY and not _is_below(override.key_or_group, (*_READ_BY[mode], "hydra")):
             read = ", ".join(_READ_BY[mode])
             raise ConfigError(f"{_text(override)} has no effect with mode={mode}: it reads {read}")
+    if mode == "list":
+        _check_list(overrides)
+
+
+def _check_list(overrides: Sequence[Override]) -> None:
+    """``mode=list`` shows what exists, or the card of one task; neither depends on options, nor a card on the scale."""
+    names_a_task = any(override.key_or_group == "task" for override in overrides)
+    for override in overrides:
+        if override.key_or_group.startswith("task."):
+            raise ConfigError(f"{_text(override)} has no effect with mode=list: task=<name> shows that task's card")
+        if override.key_or_group == "scale" and names_a_task:
+            raise ConfigError(f"{_text(override)} has no effect with mode=list task=...: a card holds for all scales")
 
 
 def _mode(overrides: Sequence[Override]) -> str:

@@ -4,7 +4,7 @@ analysis/ knows the engine through this alone.
 
     load_results().groupby(["task", "data_source", "variant"])["test/accuracy"].agg(["mean", "count"])
 
-Always group by ``data_source``: the official data and their stand-in are different tests.
+Always group by ``data_source``: the official data, another split of them and a stand-in are different tests.
 """
 
 from __future__ import annotations

@@ -62,6 +62,10 @@ class Source(Protocol):
     def detail(self) -> str:
         """One line: where it was found, and how to get the official data."""
 
+    @property
+    def is_standin(self) -> bool:
+        """Whether it only stands in for what the task is about; its name then begins with ``standin-``."""
+
 
 class MissingSource(NamedTuple):
     """Stands for the data in the identity of a run whose data could not be found."""
@@ -69,6 +73,7 @@ class MissingSource(NamedTuple):
     name: str = "unavailable"
     checksum: str = ""
     detail: str = ""
+    is_standin: bool = False
 
 
 class Identity(NamedTuple):

@@ -1,7 +1,7 @@
 """The one table at the end of a sweep: every job with its score, the interval around it, its size, speed and state.
 
-Scores on different data (``imdb`` and its stand-in ``imdb-train25k``) or scales never share a group. With several seeds
-of one setting a line with their mean follows.
+Scores on different data (``imdb`` and ``imdb-train25k``, or a stand-in) or scales never share a group. With several
+seeds of one setting a line with their mean follows.
 """
 
 from __future__ import annotations
@@ -66,6 +66,16 @@ class Row:
         return float(value) if isinstance(value, int | float) else None
 
     @property
+    def larger_is_better(self) -> bool:
+        """Which way the headline goes. Results from before this was stored have shares only."""
+        return bool(self.result.get("larger_is_better", True))
+
+    @property
+    def test(self) -> str:
+        """The headline and, if it is a loss, the way it goes."""
+        return self.metric if self.larger_is_better else f"{self.metric} (less is better)"
+
+    @property
     def group(self) -> tuple[str, str, str]:
         """What must agree for scores to be comparable: task, data and scale."""
         return self.task, str(self.result.get("data_source", "")), str(self.result.get("scale", ""))
@@ -95,7 +105,7 @@ def _examples_behind(row: Row) -> int | None:
     too sure. So the slices must add up to the headline, and not each of them alone.
     """
     n, score = row.result.get("test/n"), row.score
-    if not n or score is None or row.folder is None:
+    if not n or score is None or row.folder is None or not row.larger_is_better:  # a loss is no share of examples
         return None
     with suppress(OSError, KeyError, ValueError):
         with RunFolder(row.folder).slices_file.open(encoding="utf-8") as handle:
@@ -204,7 +214,7 @@ def _job_cells(row: Row) -> list[str]:
         str(result.get("data_source", "")),
         row.settings,
         str(row.seed),
-        row.metric,
+        row.test,
         _number(row.score, ".4f"),
         _format_interval(interval([row])),
         _floor(result),
@@ -222,7 +232,7 @@ def _mean_cells(rows: Sequence[Row]) -> list[str]:
     scores = [row.score for row in rows if row.score is not None]
     head = [row.variant, row.task, str(row.result.get("data_source", "")), row.settings]
     mean = _number(float(np.mean(scores)), ".4f")
-    score = [f"mean of {len(scores)}", row.metric, mean, _format_interval(interval(rows))]
+    score = [f"mean of {len(scores)}", row.test, mean, _format_interval(interval(rows))]
     return [*head, *score, _floor(row.result), *_size_cells(row.result), "", "", "", "", ""]
 
 

@@ -21,6 +21,8 @@ from pathlib import Path
 
 import pytest
 
+from data.prepare import parse
+
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 QUICK = re.compile(r"scale=smoke|mode=(list|plan)|--help|--hydra-help|--cfg|--info|--version")
@@ -135,6 +137,8 @@ def check_other(words: list[str], environment: dict[str, str]) -> None:
             for path in paths:
                 if not path.startswith("-"):
                     assert (ROOT / path.partition("::")[0]).exists(), f"{path} does not exist"
+        case ["python" | ".venv/bin/python", "-m", "data.prepare", *words_of_it]:
+            parse(words_of_it)  # raises where the command would; running it may take minutes
         case ["python" | ".venv/bin/python", "-m", module, *options] if module.startswith(("benchmarks.", "analysis.")):
             told = run(["-m", module, "--help"], environment)
             for option in options:

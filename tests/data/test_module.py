@@ -142,7 +142,8 @@ def test_every_task_keeps_the_contract(name: str, tmp_path: Path) -> None:
     assert task.vocab_size is None or task.vocab_size > 1
     assert task.max_len >= 1
     assert task.metric
-    assert all(0 <= floor <= 1 for floor in task.floors.values())
+    assert task.merit(1.0) > task.merit(0.5) if task.larger_is_better else task.merit(0.5) > task.merit(1.0)
+    assert not task.larger_is_better or all(0 <= floor <= 1 for floor in task.floors.values())  # shares
     with pytest.raises(ValueError, match=f"task {name}: config must be of type"):
         data.build_task(name, {"seq_len": 3})
     with pytest.raises(ValueError, match="seed must be 0 or more, got -1"):
@@ -150,7 +151,7 @@ def test_every_task_keeps_the_contract(name: str, tmp_path: Path) -> None:
 
 
 def test_unknown_tasks_are_answered_with_a_guess() -> None:
-    with pytest.raises(ValueError, match=r"unknown task 'passkeys'. Did you mean 'passkey'\? Available: lra_"):
+    with pytest.raises(ValueError, match=r"unknown task 'passkeys'. Did you mean 'passkey'\? Available: lm_text"):
         data.config_class("passkeys")
 
 

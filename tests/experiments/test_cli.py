@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
+import data
 from experiments.config import REPOSITORY, register_resolvers
 from experiments.errors import ExitCode
 from experiments.job import run_job
@@ -188,6 +189,14 @@ def test_a_plan_without_data_says_so(tmp_path: Path, capsys: pytest.CaptureFixtu
     config = settings(tmp_path, "task=lra_text", "task.source=folder", f"data.root={tmp_path / 'nothing'}")
     assert print_plan([config]) == ExitCode.USER_ERROR
     assert "cannot run: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["passkey", "lm_text"])
+def test_the_list_shows_a_tasks_card(name: str, run_py: RunPy) -> None:
+    done = run_py("mode=list", f"task={name}")
+    assert done.returncode == ExitCode.OK, done.stderr
+    assert done.stdout.startswith(data.task_class(name).card.strip())
+    assert done.stdout.endswith(f"Options and sizes: conf/task/{name}.yaml   Code: data/{name}.py\n")
 
 
 def test_the_list_shows_what_exists(capsys: pytest.CaptureFixture[str]) -> None:

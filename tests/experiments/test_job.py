@@ -66,7 +66,7 @@ def test_a_run_ends_with_a_result(config: RunConfig, capsys: pytest.CaptureFixtu
     assert folder.config() == config
     assert not folder.is_locked()
     out = capsys.readouterr().out
-    assert "fam passkey s0  test/exact_match 0.7500 (floors: chance_exact_match 1e-05" in out
+    assert "fam passkey s0  test/exact_match 0.7500 on generated (floors: chance_exact_match 1e-05" in out
     assert str(folder.path) in out
 
 
@@ -77,7 +77,7 @@ def test_the_same_command_skips(config: RunConfig, capsys: pytest.CaptureFixture
     assert run_job(config, train=failing(AssertionError("trained again"))) == ExitCode.OK
     assert folder_of(config).result_file.read_bytes() == before
     line = capsys.readouterr().out.splitlines()[0]
-    assert line.startswith("fam passkey s0  done before, test/exact_match 0.7500 (floors: ")
+    assert line.startswith("fam passkey s0  done before, test/exact_match 0.7500 on generated (floors: ")
     assert line.endswith("; force=true runs it again")
 
 
