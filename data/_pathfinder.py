@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data import _snakes
-from data._images import SPLITS, ImageConfig, Images, ImageTask, read_images, slice_by
+from data._classify import SPLITS
+from data._images import ImageConfig, Images, ImageTask, read_images, slice_by
 from data._sources import build_once
 from data.base import DataError, Source, Split
 
@@ -135,7 +136,7 @@ class PathfinderTask(ImageTask):
         build_once(folder, lambda partial: generate(config, seed, split, size, partial), resume=True)
         return folder
 
-    def slices(self, images: Images, correct: NDArray[np.bool_]) -> list[dict[str, Any]]:
+    def image_slices(self, images: Images, correct: NDArray[np.bool_]) -> list[dict[str, Any]]:
         """By distance between the discs, which alone gives the label away a little, and by distractors."""
         if not images.facts:
             return []
