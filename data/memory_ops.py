@@ -45,8 +45,8 @@ Differs from the papers
                    it is QuALITY's prose, with sentences like those of the facts. The class is said as the next symbol;
                    there it is one of six outputs of a classifier. ``reasoning`` adds a number of doors to a place;
                    there two sentences of bAbI are both needed. Chance is 1/6 in both.
-    Ours alone: all lengths of the curriculum's stage are drawn at random, and a stage starts from the weights of the
-    one before within one run.
+    curriculum     each step draws a number of blocks from its stage's range, within one run. There the first three
+                   have none that is described, and the last three go on from the checkpoint with one segment less.
 """
 
 from __future__ import annotations

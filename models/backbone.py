@@ -182,7 +182,7 @@ class Model(nn.Module):
         """Up the blocks."""
         after = []
         for block, before in zip(self.blocks, layers, strict=True):
-            stream, block_state = block(stream, before, mask)
+            stream, block_state = block.in_runs(stream, before, mask)
             after.append(block_state)
             if block.probe is not None:
                 block.probe.rows = block.memory(stream, block_state, mask)

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from models.probe import Probe
     from models.recurrence import StackRecurrence
 
+#: Numbers of one ``[B, T, D]`` tensor that a CPU's allocator still keeps for the next: from 32 MiB on (three of them
+#: side by side are queries, keys and values), glibc gives memory back and has it zeroed page by page each time.
+CPU_RUN_NUMBERS = 1 << 21
+
 POSITIONS = ("learned", "rope", "both", "none")
 
 
@@ -123,6 +127,8 @@ class MemoryBlock(nn.Module, ABC):
     Options: ClassVar[type]
     sees_ahead: ClassVar[bool] = True
     """Whether the first token sees the last where ``causal=False``."""
+    takes_runs: ClassVar[bool] = True
+    """Whether a long causal stream is cheaper run by run on a CPU (not where the state is as long as the stream)."""
     recurrence: ClassVar["type[StackRecurrence] | None"] = None
     """Where the memory returns from the top of the stack: the module that keeps it. The backbone then walks segment by
     segment, a state lives as long as its segment, and :meth:`memory` is not asked."""
@@ -167,6 +173,27 @@ class MemoryBlock(nn.Module, ABC):
             state: What this layer returned for the tokens before; None at the start of a sequence.
             mask: True where a token is real. Padding stands on the right. None means no padding.
         """
+
+    def in_runs(
+        self, stream: Stream, state: Any | None, mask: Bool[Tensor, "B T"] | None = None
+    ) -> tuple[Stream, Any]:
+        """The same as :meth:`forward`; on a CPU, a long causal stream goes through run by run, the state handed on."""
+        run_len = self._run_len(stream.tokens)
+        if stream.tokens.shape[1] <= run_len or mask is not None:
+            return self(stream, state, mask)
+        outputs, memory = [], None
+        for index, tokens in enumerate(stream.tokens.split(run_len, dim=1)):
+            above, state = self(stream._replace(tokens=tokens), state)
+            memory = above.memory if index == 0 else memory  # a prompt goes up once
+            outputs.append(above.tokens)
+        return Stream(torch.cat(outputs, dim=1), memory), state
+
+    def _run_len(self, x: Float[Tensor, "B T D"]) -> int:
+        """Tokens of a run: whole segments, where there are any."""
+        if x.device.type != "cpu" or not self.causal or not self.takes_runs:
+            return x.shape[1]
+        size = getattr(self.options, "block_len", 1)
+        return max(1, CPU_RUN_NUMBERS // (x.shape[0] * x.shape[2] * size)) * size
 
     @abstractmethod
     def state_size(self, seq_len: int) -> int:

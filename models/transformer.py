@@ -40,6 +40,8 @@ class TransformerState(NamedTuple):
 class TransformerBlock(MemoryBlock):
     """Full softmax attention and feed-forward."""
 
+    takes_runs = False
+
     def __init__(self, config: BackboneConfig, options: TransformerOptions, *, causal: bool) -> None:
         super().__init__(config, options, causal=causal)
         self.attend = Residual(config)
