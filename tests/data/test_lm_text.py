@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from data.base import DataError
+from data.base import DataError, Split
 from data.lm_text import Corpus, LmText, LmTextConfig, byte_entropies
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
@@ -77,7 +77,8 @@ def test_books_are_read_as_they_are(tmp_path: Path, root: Path) -> None:
     task = make(tmp_path, root)
     assert task.locate().name == "books-local"
     assert not task.locate().is_standin
-    for split, name in (("train", "train"), ("val", "validation"), ("test", "test")):
+    splits: dict[Split, str] = {"train": "train", "val": "validation", "test": "test"}
+    for split, name in splits.items():
         assert texts(task, split) == [text.encode() for text in BOOKS[name]]
         assert isinstance(task.corpus(split).text, np.memmap)
     assert task.split_sizes()["test"] == sum(len(text.encode()) for text in BOOKS["test"])
@@ -91,7 +92,7 @@ def test_checksum_is_of_the_content(tmp_path: Path, root: Path) -> None:
     frame = pd.read_parquet(path)
     frame.to_parquet(path, compression="gzip")
     assert make(tmp_path, root).locate().checksum == before
-    frame.loc[0, "text"] += "!"
+    frame["text"] = frame["text"] + "!"
     frame.to_parquet(path)
     assert make(tmp_path, root).locate().checksum != before
 
