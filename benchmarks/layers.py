@@ -192,7 +192,7 @@ class FilteredMemoryLayer(nn.Module):
         """X' and P'."""
         if isinstance(self.block, TextbookFilteredMemory):
             return self.block(x, self.memory)
-        stream, _ = self.block.in_runs(models.Stream(x, self.memory), None)
+        stream, _ = self.block(models.Stream(x, self.memory), None)
         return stream.tokens, stream.memory
 
 

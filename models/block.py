@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from models.probe import Probe
     from models.recurrence import StackRecurrence
 
-#: Numbers of one ``[B, T, D]`` tensor that a CPU's allocator still keeps for the next: from 32 MiB on (three of them
-#: side by side are queries, keys and values), glibc gives memory back and has it zeroed page by page each time.
-CPU_RUN_NUMBERS = 1 << 21
+#: Numbers of a ``[B, T, D]`` tensor that goes through a layer at once on a CPU. Cost per token is flat up to a few
+#: times as many; from 32 MiB on, glibc gives memory back and has it zeroed page by page each time.
+CPU_RUN_NUMBERS = 1 << 20
 
 POSITIONS = ("learned", "rope", "both", "none")
 
@@ -174,9 +174,7 @@ class MemoryBlock(nn.Module, ABC):
             mask: True where a token is real. Padding stands on the right. None means no padding.
         """
 
-    def in_runs(
-        self, stream: Stream, state: Any | None, mask: Bool[Tensor, "B T"] | None = None
-    ) -> tuple[Stream, Any]:
+    def in_runs(self, stream: Stream, state: Any | None, mask: Bool[Tensor, "B T"] | None = None) -> tuple[Stream, Any]:
         """The same as :meth:`forward`; on a CPU, a long causal stream goes through run by run, the state handed on."""
         run_len = self._run_len(stream.tokens)
         if stream.tokens.shape[1] <= run_len or mask is not None:

@@ -121,6 +121,19 @@ def test_pieces_give_the_same_as_the_whole(name: str, options: Options, backbone
 
 
 @pytest.mark.parametrize(("name", "options"), SETTINGS, ids=label)
+def test_a_long_stream_goes_run_by_run(name: str, options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of one segment, or of one token where there are none: outputs, state and gradients stay."""
+    model, tokens = build(name, **options), random_tokens(2, 3 * SEGMENT + 1)
+    results = []
+    for numbers in (models.block.CPU_RUN_NUMBERS, 1):
+        monkeypatch.setattr(models.block, "CPU_RUN_NUMBERS", numbers)
+        logits, state = model(tokens)
+        gradients = torch.autograd.grad(logits.square().sum(), list(model.parameters()), allow_unused=True)
+        results.append((logits, state, gradients))
+    assert_close(results[1], results[0])
+
+
+@pytest.mark.parametrize(("name", "options"), SETTINGS, ids=label)
 def test_one_token_at_a_time(name: str, options: Options) -> None:
     model, tokens = build(name, **options), random_tokens(2, 3 * SEGMENT + 2)
     whole, state_of_whole = model(tokens)
