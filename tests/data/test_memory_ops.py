@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from data._generated import Stage
+from data.base import Split
 from data.memory_ops import NOISE, OPS, PERSONS, PLACES, SYMBOLS, MemoryOps, MemoryOpsConfig, decode, encode
 
 GROWING = (Stage(0.5, 1, 2), Stage(1.0, 1, 3))
-ASKING = ("associative", "memorize", "detect", "reasoning")
+SPLITS: tuple[Split, ...] = ("val", "test")
 
 
 def make(op: str = "copy", *, seed: int = 0, **options: Any) -> MemoryOps:
@@ -164,7 +165,7 @@ def test_copy_and_reverse_are_the_papers_sizes() -> None:
 
 
 def test_facts_stand_anywhere_and_at_the_start_of_memorize() -> None:
-    starts = {op: set() for op in ("memorize", "detect")}  # type: ignore[var-annotated]
+    starts: dict[str, set[int]] = {"memorize": set(), "detect": set()}
     for op, found in starts.items():
         prompts = make(op, block_len=16).draw(np.random.default_rng(0), 1, 500)
         found.update(prompts.needed[:, 0, 0].tolist())
@@ -186,8 +187,10 @@ def test_batches_are_a_function_of_seed_and_step(op: str) -> None:
 @pytest.mark.parametrize("op", OPS)
 def test_splits_share_no_prompt(op: str) -> None:
     task = make(op, curriculum=(Stage(1, 2, 3),), val_samples=200, eval_samples=100)
-    rows = {split: {tuple(row) for blocks in (2, 3) for row in task.evaluation_prompts(split, blocks).tokens.tolist()}
-            for split in ("val", "test")}  # type: ignore[arg-type]  # fmt: skip
+    rows: dict[str, set[tuple[int, ...]]] = {}
+    for split in SPLITS:
+        drawn = [task.evaluation_prompts(split, blocks).tokens.tolist() for blocks in (2, 3)]
+        rows[split] = {tuple(row) for prompts in drawn for row in prompts}
     rows["train"] = set()
     for step in range(100):
         batch = task.train_batch(step, 16)
@@ -264,7 +267,8 @@ def test_evaluation_does_not_depend_on_batch_size_chunk_or_seed() -> None:
 
 
 def test_lengths_can_be_listed() -> None:
-    task, reports = make("detect", eval_blocks=[100], eval_samples=2), []  # type: ignore[var-annotated]
+    task = make("detect", eval_blocks=[100], eval_samples=2)
+    reports: list[tuple[int, int]] = []
     assert task.eval_blocks("test") == [1, 2, 3, 100]
     result = task.evaluate(Reader(task), "test", batch_size=8, progress=lambda *pair: reports.append(pair))
     assert result.metrics["exact_match@100b"] == 1.0
