@@ -105,6 +105,10 @@ class LraListopsConfig:
         """Expressions of a split."""
         return {"train": self.train_size, "val": self.val_size, "test": self.test_size}[split]
 
+    def recipe(self) -> dict[str, Any]:
+        """All that decides which expressions there are: everything but where they are looked for."""
+        return {**asdict(self), "source": None, "version": _VERSION}
+
 
 # Generating
 
@@ -421,9 +425,8 @@ class LraListops(ClassificationTask):
         return Source("listops-files", checksum, f"LRA's files ({paths[0].parent})")
 
     def _of_generator(self) -> Source:
-        recipe = {**asdict(self.config), "source": None, "version": _VERSION}
         detail = f"expressions of our own by LRA's recipe; for LRA's own {FILES_HINT} and task.source=files"
-        return Source("listops-generated", _digest(recipe), detail)
+        return Source("listops-generated", _digest(self.config.recipe()), detail)
 
     def prepare(self) -> None:
         """Generates or reads the expressions into the cache, once; later calls cost next to nothing."""
@@ -435,7 +438,7 @@ class LraListops(ClassificationTask):
                 write_sequences(folder, split, part)
             (folder / "floors.json").write_text(json.dumps(measure_floors(parts["train"], parts["test"])))
 
-        key = _digest({**asdict(self.config), "data": source.checksum, "version": _VERSION})
+        key = _digest({**self.config.recipe(), "data": source.checksum})
         folder = self.cache / self.name / f"{source.name}-{key[:16]}"
         build_once(folder, build)
         self._splits = {split: read_sequences(folder, split) for split in SPLITS}

@@ -10,6 +10,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,12 @@ def median(values: list[int]) -> int:
     return int(np.median(values))  # as LRA has it: truncated
 
 
-RULES = {"[MIN": min, "[MAX": max, "[MED": median, "[SM": lambda values: sum(values) % 10}
+RULES: dict[str, Callable[[list[int]], int]] = {
+    "[MIN": min,
+    "[MAX": max,
+    "[MED": median,
+    "[SM": lambda values: sum(values) % 10,
+}
 
 
 def parse(text: str) -> tuple[int, int]:
@@ -258,6 +264,8 @@ def test_cache_is_reused_and_opens_quickly(tmp_path: Path) -> None:
     assert isinstance(again.split("train").symbols, np.memmap)
     assert again.floors == task.floors
     assert (folder / "train_symbols.npy").stat().st_mtime_ns == written
+    make(tmp_path, source="generated").prepare()
+    assert len(list(folder.parent.glob("listops-generated-*"))) == 1
     make(tmp_path, val_size=51).prepare()
     assert len(list(folder.parent.glob("listops-generated-*"))) == 2
 
@@ -454,8 +462,8 @@ def test_cells_add_up_to_the_score(tmp_path: Path, batch_size: int) -> None:
     answers = [{"[MIN": 0, "[MAX": 9}.get(text.split()[0], 4) for text in texts]
     assert result.metrics["accuracy"] == float((labels == answers).mean())
     assert sum(row["n"] for row in result.slices) == 60
-    total = sum(row["n"] * row["accuracy"] for row in result.slices)
-    assert total == pytest.approx(60 * result.metrics["accuracy"])
+    hits = sum(row["n"] * row["accuracy"] for row in result.slices)
+    assert hits == pytest.approx(60 * result.metrics["accuracy"])
     for row in result.slices:
         chosen = [
             label == answer
