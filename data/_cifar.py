@@ -123,7 +123,7 @@ def _from_png(column: pa.ChunkedArray, where: str) -> NDArray[np.uint8]:
     for row, value in enumerate(column.to_pylist()):
         content = value.get("bytes") if isinstance(value, dict) else value
         try:
-            with Image.open(io.BytesIO(content)) as image:
+            with Image.open(io.BytesIO(content or b"")) as image:
                 size, colours = image.size, np.asarray(image.convert("RGB"))
         except (OSError, TypeError, SyntaxError) as error:
             raise DataError(f"{where}: row {row} is no image that can be read; {HINT}") from error

@@ -186,7 +186,7 @@ class MemoryOps(Task):
     def __init__(self, config: MemoryOpsConfig, **options: Any) -> None:
         super().__init__(config, **options)
         self.config: MemoryOpsConfig = config
-        self.vocab_size = len(SYMBOLS)
+        self.vocab_size: int = len(SYMBOLS)
         self.num_classes = None
         self.max_len = config.max_blocks * config.block_len
         self.longest_test = max(self.eval_blocks("test")) * config.block_len

@@ -157,7 +157,7 @@ class MQAR(Task):
     def __init__(self, config: MQARConfig, **options: Any) -> None:
         super().__init__(config, **options)
         self.config: MQARConfig = config
-        self.vocab_size = config.vocab_size
+        self.vocab_size: int = config.vocab_size
         self.num_classes = None
         self.max_len = max(cell.seq_len for cell in config.train_cells)
         self.longest_test = max(cell.seq_len for cell in config.eval_cells)

@@ -144,7 +144,7 @@ class Passkey(Task):
         self.placement = config.placement()
         self.puzzle = self.placement.puzzle
         self.codec = self.puzzle.codec
-        self.vocab_size = self.codec.vocab_size
+        self.vocab_size: int = self.codec.vocab_size
         self.num_classes = None
         self.max_len = config.max_blocks * config.block_len + self.puzzle.answer_len
         self.longest_test = max(self.eval_blocks("test")) * config.block_len + self.puzzle.answer_len

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import data
 from data import _pathfinder
-from data._images import SPLITS
+from data._classify import SPLITS
 from data._snakes import SnakeConfig, Snakes
 from data.base import DataError
 from data.lra_pathfinder import LraPathfinder, LraPathfinderConfig
@@ -196,7 +196,7 @@ def test_original_images_are_read_and_named(tmp_path: Path, root: Path, monkeypa
     for split in SPLITS:
         images = task.split(split)
         np.testing.assert_array_equal(images.pixels[:, 0], 200 + images.labels)
-    assert task.slices(task.split("test"), np.ones(6, dtype=bool)) == []
+    assert task.slices("test", np.ones(6, dtype=bool)) == []
     monkeypatch.setenv("MEMATTN_DATA", str(root))
     assert make(tmp_path).locate() == task.locate()
     assert make(tmp_path, source="generated").locate().name == "generated"
@@ -205,7 +205,10 @@ def test_original_images_are_read_and_named(tmp_path: Path, root: Path, monkeypa
 
 
 def _write(path: str, content: bytes) -> Callable[[Path], None]:
-    return lambda folder: (folder / path).write_bytes(content) and None  # type: ignore[func-returns-value]
+    def write(folder: Path) -> None:
+        (folder / path).write_bytes(content)
+
+    return write
 
 
 def _halve(folder: Path) -> None:

@@ -75,7 +75,7 @@ def test_the_permission_is_refused_where_nothing_asks_for_it(config: RunConfig, 
     key, _, value = override.partition("=")
     expected = f"data.allow_standin=true has no effect with {override}: only scale=paper refuses stand-ins"
     with pytest.raises(ConfigError, match=expected):
-        replace(allowing(config), **{key: value})
+        replace(allowing(config), **{key: value})  # type: ignore[arg-type]
 
 
 def test_a_generated_task_is_no_standin(tmp_path: Path) -> None:
