@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ import lightning
 
 from experiments import checkpoints
 from experiments.diagnostics import diagnose
-from experiments.errors import Interrupted
+from experiments.errors import Interrupted, first_line
 from experiments.evaluate import evaluate_split
 from experiments.lightning_modules import SequenceModule
 from experiments.progress import Snapshot
@@ -166,8 +167,12 @@ class RunCallback(lightning.Callback):
 
     def _look_at_memory(self, module: SequenceModule) -> None:
         """A row on the memory: two forward passes on a few sequences, the same at every validation."""
-        batch = self.task.train_batch(self.config.steps, self.config.batch_size)
-        diagnostics = diagnose(module.model, batch, hardware=module.hardware, curves=False)
+        try:
+            batch = self.task.train_batch(self.config.steps, self.config.batch_size)
+            diagnostics = diagnose(module.model, batch, hardware=module.hardware, curves=False)
+        except Exception as error:  # never a reason to lose a run
+            print(f"warning: no look at the memory ({first_line(error)})", file=sys.stderr, flush=True)
+            return
         if diagnostics is not None:
             self._record({"step": self.now.step, "split": "memory", **diagnostics.summary()})
 
