@@ -73,9 +73,10 @@ def test_the_permission_does_not_change_what_a_run_is(config: RunConfig) -> None
 @pytest.mark.parametrize("override", ["scale=smoke", "mode=bench", "mode=list"])
 def test_the_permission_is_refused_where_nothing_asks_for_it(config: RunConfig, override: str) -> None:
     key, _, value = override.partition("=")
+    changed: dict[str, Any] = {key: value}
     expected = f"data.allow_standin=true has no effect with {override}: only scale=paper refuses stand-ins"
     with pytest.raises(ConfigError, match=expected):
-        replace(allowing(config), **{key: value})  # type: ignore[arg-type]
+        replace(allowing(config), **changed)
 
 
 def test_a_generated_task_is_no_standin(tmp_path: Path) -> None:
