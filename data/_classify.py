@@ -58,26 +58,30 @@ def read_sequences(folder: Path, split: Split) -> Sequences:
     )
 
 
-def padded_batch(sequences: Sequences, rows: NDArray[np.int64], max_len: int) -> Batch:
-    """Some sequences as one batch: id = symbol + 1, 0 = pad.
+def padded(
+    symbols: NDArray[np.uint8], offsets: NDArray[np.int64], rows: NDArray[np.int64], max_len: int
+) -> tuple[Tensor, Tensor | None]:
+    """Some of the sequences that lie one behind the other, as tokens ``[B,T]`` and mask: id = symbol + 1, 0 = pad.
 
-    Each is cut behind ``max_len`` symbols. The batch is as long as its longest, rounded up to a multiple of
-    ``PAD_TO``; its mask is None where nothing is padded.
+    Each is cut behind ``max_len`` symbols. T is the longest of them, rounded up to a multiple of ``PAD_TO``; the mask
+    is None where nothing is padded.
     """
-    starts = sequences.offsets[rows]
-    lengths = np.minimum(sequences.offsets[rows + 1] - starts, max_len)
-    padded = min(-(-int(lengths.max()) // PAD_TO) * PAD_TO, max_len)
-    symbols = np.asarray(sequences.symbols)  # a slice of a plain array costs a tenth of one of a mapped file
-    tokens = np.zeros((len(rows), padded), dtype=np.int64)
+    starts = offsets[rows]
+    lengths = np.minimum(offsets[rows + 1] - starts, max_len)
+    width = min(-(-int(lengths.max()) // PAD_TO) * PAD_TO, max_len)
+    plain = np.asarray(symbols)  # a slice of a plain array costs a tenth of one of a mapped file
+    tokens = np.zeros((len(rows), width), dtype=np.int64)
     for row, start, length in zip(tokens, starts.tolist(), lengths.tolist(), strict=True):
-        row[:length] = symbols[start : start + length]
-    mask = np.arange(padded) < lengths[:, None]
+        row[:length] = plain[start : start + length]
+    mask = np.arange(width) < lengths[:, None]
     tokens += mask
-    return Batch(
-        torch.from_numpy(tokens),
-        None if mask.all() else torch.from_numpy(mask),
-        torch.from_numpy(sequences.labels[rows]),
-    )
+    return torch.from_numpy(tokens), None if mask.all() else torch.from_numpy(mask)
+
+
+def padded_batch(sequences: Sequences, rows: NDArray[np.int64], max_len: int) -> Batch:
+    """Some sequences as one batch, see :func:`padded`."""
+    tokens, mask = padded(sequences.symbols, sequences.offsets, rows, max_len)
+    return Batch(tokens, mask, torch.from_numpy(sequences.labels[rows]))
 
 
 # Splits and order

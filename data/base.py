@@ -83,6 +83,7 @@ class Task(ABC):
     metric: ClassVar[str]  # the headline
     larger_is_better: ClassVar[bool] = True  # False: the headline is a loss
     unit: ClassVar[str] = "examples"  # what the sizes of splits are counted in
+    pair_head: str = "interaction"  # how the model compares the two vectors of a pair, where ``kind`` is "pair"
     card: ClassVar[str] = ""  # the task card: the docstring of the task's module
 
     vocab_size: int | None  # None: inputs are real numbers

@@ -378,7 +378,7 @@ def build_model(config: RunConfig, task: Task) -> Model:
         max_len=task.max_len,
         num_classes=task.num_classes,
         causal=task.kind == "next_token",
-        pair="interaction" if task.kind == "pair" else None,
+        pair=task.pair_head if task.kind == "pair" else None,
         **_shallow(config.backbone),
         **_shallow(config.model.options),
     )
