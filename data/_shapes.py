@@ -1,7 +1,7 @@
 """Drawn shapes: ten classes of grey 32 x 32 pictures, for machines that have no real ones.
 
 A picture is one shape of random place, size, tilt and grey on a ground of another grey, in slanting light and with
-noise. Brightness says nothing about the class. All draws come from one seed.
+noise. The mean brightness says nothing about the class. All draws come from one seed.
 
 Shape letters: n pictures; x and y run over ``[n,32,32]``, in units of the shape's size, y downwards.
 """
@@ -9,11 +9,12 @@ Shape letters: n pictures; x and y run over ``[n,32,32]``, in units of the shape
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Grid = NDArray[np.float32]
+Grid = NDArray[np.floating[Any]]
 SIDE = 32
 _CHUNK = 1000  # pictures drawn at a time
 

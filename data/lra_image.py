@@ -18,7 +18,8 @@ Task card
     Truncated   nothing.
     Metric      accuracy over the whole split; with a limit, over its first images in the order of the hash. Slices
                 by class.
-    Floors      majority 0.1; logistic regression on the grey pixels of CIFAR-10, see FLOORS.
+    Floors      majority 0.1; logistic regression on CIFAR-10's grey pixels 0.293, on the means of 2 x 2 of them 0.303
+                (full-batch L-BFGS, 60 iterations, weight decay 0.003, fitted to train, whole test split).
 
 Example:
     a photograph whose first row is black, then white, then red, label 6 (frog), pixels=tokens ->
@@ -53,7 +54,7 @@ from data.base import DataError, Source, Split
 OFFICIAL_CHECKSUM = "a4497d762756ed2d6ed5ac14c1b74f52437e86fda4159ad0e2c0a68f03431af1"
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 #: Test accuracy of multinomial logistic regression on CIFAR-10's grey pixels, by side.
-FLOORS = {32: 0.0, 16: 0.0}
+FLOORS = {32: 0.293, 16: 0.303}
 
 _VERSION = 1  # raise when the same source yields other splits or another encoding
 _SHAPES = {"train": 20_000, "test": 4_000}
@@ -94,7 +95,8 @@ class LraImage(ImageTask):
     pixel_std: ClassVar[float] = 61.0 / 255
 
     def __init__(self, config: LraImageConfig, **options: Any) -> None:
-        super().__init__(config, side=config.side, num_classes=NUM_CLASSES, **options)
+        side = config.side if isinstance(config, LraImageConfig) else 32  # what else it may be is refused by Task
+        super().__init__(config, side=side, num_classes=NUM_CLASSES, **options)
         self.config: LraImageConfig = config
         self.floors = {"majority": 0.1, "cifar10_logistic_regression": FLOORS[config.side]}
         self._found: _Found | None = None

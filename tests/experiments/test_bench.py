@@ -41,8 +41,11 @@ def test_training_takes_three_times_the_products_of_reading(tmp_path: Path) -> N
     assert flops[0] == 3 * flops[1]
 
 
-def test_a_classifier_has_room_for_any_length_and_is_not_streamed(tmp_path: Path, in_this_process: None) -> None:
-    config = benched(tmp_path, "luna", "task=lra_text", "bench.lengths=[1024]")
+@pytest.mark.parametrize("task", [("task=lra_text",), ("task=lra_image", "task.pixels=real")], ids=["ids", "numbers"])
+def test_a_classifier_has_room_for_any_length_and_is_not_streamed(
+    tmp_path: Path, in_this_process: None, task: tuple[str, ...]
+) -> None:
+    config = benched(tmp_path, "luna", *task, "bench.lengths=[1024]")
     assert run_bench([config]) == ExitCode.OK
     assert pd.read_csv(tmp_path / "bench.csv")["phase"].tolist() == ["train"]
 
