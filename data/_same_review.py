@@ -1,8 +1,8 @@
 """Do two pieces come from the same film review? The stand-in of lra_retrieval, where no pairs of papers are at hand.
 
-A review of at least ``SHORTEST`` bytes gives two pieces of equal length: its beginning and its end. Label 1: both of one
-review; label 0: the beginning of one and the end of another. Every piece stands in one pair of each label, and the two
-reviews of a pair with label 0 give pieces of the same length: neither which piece it is nor how long tells anything.
+A review of at least ``SHORTEST`` bytes gives two pieces of equal length: its beginning and its end. Label 1: both of
+one review; label 0: the beginning of one and the end of another. Every piece stands in one pair of each label, and both
+texts of a pair are equally long with either label: neither which piece it is nor how long tells anything.
 """
 
 from __future__ import annotations

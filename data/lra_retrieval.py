@@ -17,7 +17,7 @@ Task card
                 aan-mini: train 16,306, val 2,048, test 2,028, each label half of them. It is split by the citing paper:
                 no first paper stands in two splits, no pair (in this order) either; the cited papers do, and 2 pairs of
                 val and 4 of test stand in train the other way round. 114 rows of train repeat another. Of LRA's files
-                nothing of the kind is known. standin-same-document: train 18,718, val 2,280, test 2,324; no review
+                nothing of the kind is known. standin-same-document: train 18,782, val 2,296, test 2,358; no review
                 stands in two splits.
     Vocabulary  257: id = byte + 1, 0 = pad.
     Length      in bytes (aan-mini): mean 29,133, median 26,430, shortest 4,176, longest 148,473.
@@ -31,9 +31,9 @@ Task card
                 the whole texts, with one threshold.
 
 Example (seq_len 8):
-    1 <tab> P98-2182 <tab> P95-1007 <tab> We predict... <tab> A noun compound... -> label 1 and
-    88 102 33 113 115 102 101 106
-    66 33 111 112 118 111 33 100
+    P98-2182 "Noun-Phrase Co-occurrence..." cites P95-1007 "Corpus Statistics Meet..." -> label 1 and
+    79 112 118 111 46 81 105 115
+    68 112 115 113 118 116 33 84
 
 Unlike LRA: every pair of val and test is scored, where LRA drops the last incomplete batch (29 pairs of its test);
 padding takes no part in means; the vector of a text is that mean, where LRA takes what stands at its first byte. LRA's
@@ -64,7 +64,7 @@ from data.lra_text import LraText, LraTextConfig
 
 HEADS = ("interaction", "concat")
 #: Digest of the pairs of aan_mini, so that other papers in its layout are not taken for them.
-MINI_CHECKSUM = ""
+MINI_CHECKSUM = "ca2ba0080085559f9d1a49597bc86c53d85f5876c02ca7e518cfe0d332b07c9f"
 MINI_TFIDF = 0.792
 STANDIN_TFIDF = 0.0
 
@@ -149,7 +149,9 @@ class LraRetrieval(ClassificationTask):
             return _Found(None, "task.source=standin")
         files, where = self._find_folder()
         if files is None and wanted == "folder":
-            raise DataError(f"lra_retrieval: no pairs of papers: {where}; task.source=standin for a stand-in, or {HINT}")
+            raise DataError(
+                f"lra_retrieval: no pairs of papers: {where}; task.source=standin for a stand-in, or {HINT}"
+            )
         return _Found(files, where)
 
     def _find_folder(self) -> tuple[AanFiles | None, str]:
