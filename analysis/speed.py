@@ -6,6 +6,7 @@ python -m analysis.speed  # redraw the table from those files alone
 
 import argparse
 import json
+import re
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -47,15 +48,13 @@ def _cell(goal: dict[str, Any]) -> str:
 
 def report(records: list[dict[str, Any]]) -> str:
     """The README's section."""
-    machines = sorted({str(record["hardware"]).partition(", torch threads")[0] for record in records})
-    loads = [record["load_average"][0] for record in records]
+    machines = sorted({re.sub(r", (torch threads.*|\d+ threads used)$", "", record["hardware"]) for record in records})
     goals = [goal for record in records for goal in record["goals"] if goal["goal"] is not None]
     met = sum(goal["met"] for goal in goals)
     text = (
         "One training step (forward and backward) as a ratio within one run, one thread, CPU time; memory is what the "
-        f"step adds at its peak. {', '.join(machines)}; load average {min(loads):.1f} to {max(loads):.1f}. {met} of "
-        f"{len(goals)} goals are met. Each file of [`results/benchmarks/`](results/benchmarks/) holds sizes, versions, "
-        "spread and load."
+        f"step adds at its peak. {', '.join(machines)}. {met} of {len(goals)} goals are met. Each file of "
+        "[`results/benchmarks/`](results/benchmarks/) holds sizes, versions, spread and load."
     )
     return f"{text}\n\n{speed_table(records)}"
 

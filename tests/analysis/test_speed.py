@@ -27,7 +27,7 @@ def test_a_line_for_each_pair() -> None:
 def test_goals_are_counted() -> None:
     text = speed.report([record(), record(load_average=[2.0, 0, 0])])
     assert "2 of 4 goals are met" in text
-    assert "one; load average 0.5 to 2.0" in text
+    assert "peak. one. 2 of" in text
 
 
 def test_the_section_of_the_readme_is_that_of_the_committed_records() -> None:
