@@ -27,8 +27,8 @@ Task card
                 A batch is padded to its own longest text only, and masked.
     Metric      accuracy over the whole split; with a limit, over its first pairs in the order of a hash. Slices by
                 length of the shorter text, before it is cut.
-    Floors      majority, measured on the test split; of aan-mini also tfidf_cosine 0.792: the cosine of TF-IDF vectors of
-                the whole texts, with one threshold.
+    Floors      majority, measured on the test split; of aan-mini also tfidf_cosine 0.792: the cosine of TF-IDF vectors
+                of the whole texts, with one threshold.
 
 Example (seq_len 8):
     P98-2182 "Noun-Phrase Co-occurrence..." cites P95-1007 "Corpus Statistics Meet..." -> label 1 and
@@ -79,8 +79,8 @@ class LraRetrievalConfig:
     seq_len: int = 4000
     """Bytes kept from the front of each text."""
     head: str = "interaction"
-    """How the vectors a and b of the two texts are compared: "interaction" = [a, b, a·b, a-b], of LRA's paper; "concat" =
-    [a, b], of its code."""
+    """How the vectors a and b of the two texts are compared: "interaction" = [a, b, a·b, a-b], of LRA's paper;
+    "concat" = [a, b], of its code."""
     source: str = "auto"
     """Where to look: "auto" (folder, standin, in this order) or one of "folder", "standin"."""
     val_limit: int | None = None
