@@ -11,7 +11,7 @@ Task card
                 ``aan-mini-local`` (that layout, other papers) or ``standin-same-document``. Never compare numbers
                 across sources. There is no hub: no copy there is known to be LRA's.
     Stand-in    do two pieces come from one review, or from two (data/_same_review.py)? Another question: names of films
-                and people answer it where two papers share a subject, and no paper is as short. Pieces are 512 bytes or
+                and people often answer it, where of papers it takes a common subject, and no paper is as short. Pieces are 512 bytes or
                 longer, and numbers of the stand-in are not to be set beside those of papers.
     Splits      as the source has them (eval is val). LRA: 147,086 pairs to train, 18,090 to validate, 17,437 to test.
                 aan-mini: train 16,306, val 2,048, test 2,028, each label half of them. It is split by the citing paper:
@@ -29,8 +29,8 @@ Task card
                 length of the shorter text, before it is cut.
     Floors      majority, measured on the test split; tfidf_cosine, of TF-IDF vectors of the whole texts with one
                 threshold: aan-mini 0.792, standin-same-document 0.821 (words of two letters or more, raw counts, the
-                threshold of 4,000 pairs of train). The weights of the 0.792 were others: with raw counts long papers
-                give 0.644. LRA's files: not measured.
+                threshold of 4,000 pairs of train). How the 0.792 weighs words is not recorded: raw counts give
+                aan-mini 0.644. LRA's files: not measured.
 
 Example (seq_len 8):
     P98-2182 "Noun-Phrase Co-occurrence..." cites P95-1007 "Corpus Statistics Meet..." -> label 1 and
