@@ -11,8 +11,8 @@ Task card
                 ``aan-mini-local`` (that layout, other papers) or ``standin-same-document``. Never compare numbers
                 across sources. There is no hub: no copy there is known to be LRA's.
     Stand-in    do two pieces come from one review, or from two (data/_same_review.py)? Another question: names of films
-                and people often answer it, where of papers it takes a common subject, and no paper is as short. Pieces are 512 bytes or
-                longer, and numbers of the stand-in are not to be set beside those of papers.
+                and people often answer it, where of papers it takes a common subject, and no paper is as short. Pieces
+                are 512 bytes or longer, and numbers of the stand-in are not to be set beside those of papers.
     Splits      as the source has them (eval is val). LRA: 147,086 pairs to train, 18,090 to validate, 17,437 to test.
                 aan-mini: train 16,306, val 2,048, test 2,028, each label half of them. It is split by the citing paper:
                 no first paper stands in two splits, no pair (in this order) either; the cited papers do, and 2 pairs of
