@@ -115,7 +115,7 @@ def test_what_there_is() -> None:
         ("mat", {"block_len": 0}, "model.block_len=0: must be at least 1"),
         ("mat", {"memory_len": -1}, "model.memory_len=-1: must be 0 or more"),
         ("memformer", {"memory_len": 0}, "model.memory_len=0: must be at least 1"),
-        ("memformer", {"temperature": 0.0}, "model.temperature=0.0: must be above 0"),
+        ("memformer", {"temperature": 0.0}, "model.temperature=0.0: must be above 0 and finite"),
         (
             "mat",
             {"carry": True, "bptt_segments": 0},
@@ -168,7 +168,7 @@ def test_what_there_is() -> None:
         (
             "block_window",
             {"pooling": "memory", **CLASSIFY},
-            "backbone.pooling=memory: block_window has no memory to pool; use mean or cls",
+            "backbone.pooling=memory: block_window has no memory to pool; use mean",
         ),
         (
             "transformer",
@@ -227,7 +227,7 @@ def test_what_there_is() -> None:
         (
             "mat",
             {"pooling": "memory", "memory_len": 0, **BOTH_WAYS},
-            "backbone.pooling=memory: mat has no memory to pool; use mean or cls",
+            "backbone.pooling=memory: mat has no memory to pool; use mean",
         ),
         (
             "fam",
