@@ -145,7 +145,9 @@ class LraImage(ImageTask):
     def _verify(self, found: _Found) -> Source:
         if found.kind == "standin":
             checksum = hashlib.sha256(f"{_SHAPES_VERSION} {_SHAPES}".encode()).hexdigest()
-            return Source("standin-shapes", checksum, f"drawn shapes, not photographs ({found.where}); {HINT}")
+            return Source(
+                "standin-shapes", checksum, f"drawn shapes, not photographs ({found.where}); {HINT}", is_standin=True
+            )
         paths = [path for part in sorted(found.files) for path in found.files[part]]
         checksum = remembered(self.cache, paths, lambda: content_checksum(_read_parts(found)))
         if checksum == OFFICIAL_CHECKSUM:
