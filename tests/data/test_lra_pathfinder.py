@@ -102,7 +102,7 @@ def test_a_generation_that_was_cut_off_goes_on(tmp_path: Path, monkeypatch: pyte
     with (tmp_path / "cut" / "done").open("a") as journal:
         journal.write("12")  # a line that was cut off
     assert generate(tmp_path / "cut", 150, num_threads=1) == wanted
-    assert len(drawn) < 70 + 150 - 3 * 16
+    assert len(drawn) < 70 + 150 - 2 * 16
 
 
 def test_a_prepared_task_opens_at_once_and_without_a_compiler(tmp_path: Path) -> None:

@@ -67,8 +67,8 @@ def test_tables_know_the_geometry() -> None:
     right, down = tables.stamps[180], tables.stamps[270]  # -180 degrees is the first orientation
     assert right[4].argmax() == 3  # the head is in the middle, the dash lies behind it
     assert down[:, 4].argmax() == 3
-    assert tables.stamps.max() == 147  # a line of half a pixel, shrunk: the original's stamps have this peak
-    assert (tables.masks >= tables.stamps).mean() > 0.95
+    assert tables.stamps[tables.stamps.shape[0] - len(tables.candidates) :].max() == 147  # the original's peak, too
+    assert (tables.masks >= tables.stamps).mean() > 0.9
     np.testing.assert_array_equal(tables.to_next[[180, 270]], [[0, 4], [4, 0]])
 
 
@@ -86,26 +86,21 @@ def test_discs_lie_where_the_rules_put_them(small: list[Drawing]) -> None:
 
 
 def test_label_one_joins_the_discs() -> None:
-    """Without distractors the two snakes are often two islands of bright pixels: then the discs tell the label."""
+    """Without distractors one can often walk from disc to disc over the dashes just where the label says so."""
     config = replace(path_x(num_distractors=0), margins=(2,))
-    right = [joined(drawing, reach=3) == bool(drawing.label) for drawing in draw(config, 60)]
+    right = [joined(drawing, step=5) == bool(drawing.label) for drawing in draw(config, 40)]
     assert np.mean(right) > 0.65  # snakes that come near each other look joined
 
 
-def joined(drawing: Drawing, *, reach: int) -> bool:
-    lit = drawing.pixels > 60
-    seen = np.zeros_like(lit)
-    seen[drawing.origin] = True
+def joined(drawing: Drawing, *, step: int) -> bool:
+    lit = np.argwhere(drawing.pixels > 100)
+    near = ((lit[:, None] - lit[None]) ** 2).sum(-1) <= step**2
+    reached = (lit == drawing.origin).all(1)
     while True:
-        grown = seen.copy()
-        for y in range(-reach, reach + 1):
-            for x in range(-reach, reach + 1):
-                if y**2 + x**2 <= reach**2:
-                    grown |= np.roll(seen, (y, x), (0, 1))
-        grown = (grown & lit) | seen
-        if (grown == seen).all():
-            return bool(seen[drawing.terminal])
-        seen = grown
+        grown = near[reached].any(0)
+        if (grown == reached).all():
+            return bool(reached[(lit == drawing.terminal).all(1)].all())
+        reached = grown
 
 
 @pytest.mark.parametrize("config", [SnakeConfig(contour_length=6), SnakeConfig(contour_length=9), path_x(6), path_x(9)])
