@@ -303,7 +303,7 @@ class Passkey(Task):
         super().__init__(config, **options)
         self.config: PasskeyConfig = config
         self.codec = Codec(config.level, config.key_digits)
-        self.vocab_size = self.codec.vocab_size
+        self.vocab_size: int = self.codec.vocab_size
         self.num_classes = None
         self.max_len = config.max_blocks * config.block_len + config.key_digits
         self.longest_test = max(self.eval_blocks("test")) * config.block_len + config.key_digits
