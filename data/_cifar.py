@@ -121,7 +121,7 @@ def _from_png(column: pa.ChunkedArray, where: str) -> NDArray[np.uint8]:
         raise DataError(f"{where}: holds PNG files, which need Pillow: pip install pillow") from error
     pixels = np.empty((len(column), _SIZE), dtype=np.uint8)
     for row, value in enumerate(column.to_pylist()):
-        content = value.get("bytes") if isinstance(value, dict) else value
+        content: Any = value.get("bytes") if isinstance(value, dict) else value
         try:
             with Image.open(io.BytesIO(content or b"")) as image:
                 size, colours = image.size, np.asarray(image.convert("RGB"))

@@ -54,7 +54,7 @@ class Model(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.options, self.variant = config, options, block.variant
-        self.num_classes, self.causal, self.max_len = num_classes, causal, max_len
+        self.vocab_size, self.num_classes, self.causal, self.max_len = vocab_size, num_classes, causal, max_len
         self.pooling = _pooling(config, num_classes)
         num_slots = block.memory_len(options)
 
@@ -93,7 +93,7 @@ class Model(nn.Module):
     @property
     def input_dtype(self) -> torch.dtype:
         """What tokens are: ids, or real numbers where there is no vocabulary."""
-        return torch.float32 if isinstance(self.embedding, RealEmbedding) else torch.int64
+        return torch.float32 if self.vocab_size is None else torch.int64
 
     def _initialise(self) -> None:
         """Xavier for matrices (fused ones as they stand), zero biases, N(0, 1/D) for all that enters at the bottom."""

@@ -475,7 +475,7 @@ def regrouped(model: models.Model, **options: Any) -> models.Model:
     shared = {field: getattr(model.config, field) for field in model.config.__dataclass_fields__}
     other = models.build_model(
         model.variant,
-        vocab_size=VOCAB_SIZE,
+        vocab_size=model.vocab_size,
         max_len=model.max_len,
         num_classes=model.num_classes,
         causal=model.causal,
