@@ -21,9 +21,11 @@ Task card
                 memory is constant if the model's state is.
     Target      the next byte; a window never crosses the border of two documents.
     Metric      bits_per_byte (less is better) and accuracy (TransformerFAM's measure on PG-19, there of word
-                pieces) over all bytes of the stretches; ``@1x``: over their first ``seq_len`` bytes, the length
-                of training. Slices: by position in the stretch, doubling, which shows what context is worth.
-                With a limit, that many stretches, spread evenly over the split.
+                pieces) over the first ``seq_len`` bytes of each stretch, the length of training, as in passkey;
+                ``@8x``: over all bytes of stretches eight times as long. (A plain transformer gets worse there
+                while it learns: by the longer one the least trained checkpoint would be its best.) Slices: by
+                position in the stretch, doubling, which shows what context is worth. With a limit, that many
+                stretches, spread evenly over the split.
     Truncated   documents shorter than ``seq_len`` in training, shorter than ``eval_len`` in an evaluation,
                 and in an evaluation the rest of a document that fills no stretch.
     Floors      entropy of a byte given the two before it (order_2_entropy; our books: 2.86) and of a byte alone
@@ -501,9 +503,11 @@ class LmText(Task):
         self, bits: NDArray[np.float64], hits: NDArray[np.float64], count: int
     ) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Metrics and slices from the means at each position over ``count`` stretches."""
-        trained = slice(0, self.config.seq_len)
-        metrics = {"bits_per_byte": float(bits.mean()), "bits_per_byte@1x": float(bits[trained].mean())}
-        metrics |= {"accuracy": float(hits.mean()), "accuracy@1x": float(hits[trained].mean())}
+        trained, factor = slice(0, self.config.seq_len), self.config.eval_len / self.config.seq_len
+        metrics = {"bits_per_byte": float(bits[trained].mean()), "accuracy": float(hits[trained].mean())}
+        if factor > 1:
+            metrics[f"bits_per_byte@{factor:.4g}x"] = float(bits.mean())
+            metrics[f"accuracy@{factor:.4g}x"] = float(hits.mean())
         slices: list[dict[str, Any]] = []
         first, last = 0, _FIRST_BUCKET
         while first < len(bits):

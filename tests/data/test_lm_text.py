@@ -331,7 +331,9 @@ def test_a_known_rule_has_its_known_cost(tmp_path: Path) -> None:
     costs = torch.nn.functional.cross_entropy(rule.log[ids[:-1]], torch.tensor(ids[1:]), reduction="none")
     for batch_size in (1, 2):
         metrics = task.evaluate(rule, "test", batch_size=batch_size).metrics
-        assert metrics["bits_per_byte"] == pytest.approx(float(costs.mean()) / np.log(2), rel=1e-6)
+        assert metrics["bits_per_byte@4x"] == pytest.approx(float(costs.mean()) / np.log(2), rel=1e-6)
+        trained = costs.view(2, 256)[:, :64].mean()  # the headline: the length of training
+        assert metrics["bits_per_byte"] == pytest.approx(float(trained) / np.log(2), rel=1e-6)
 
 
 class Counting:
@@ -370,8 +372,10 @@ def test_stretches_are_streamed_with_the_state_handed_on(tmp_path: Path, root: P
     assert rows[64]["accuracy"] == 0  # ties go to the pad, which is never right
     assert rows[128]["bits_per_byte"] > rows[64]["bits_per_byte"] == pytest.approx(np.log2(257), rel=1e-5)
     total = sum(row["n"] * row["bits_per_byte"] for row in result.slices) / (6 * 256)
-    assert result.metrics["bits_per_byte"] == pytest.approx(total)
-    assert result.metrics["bits_per_byte@1x"] == pytest.approx(np.log2(257), rel=1e-5)
+    assert result.metrics["bits_per_byte@5.333x"] == pytest.approx(total)
+    assert result.metrics["bits_per_byte"] == pytest.approx(np.log2(257), rel=1e-5)
+    same = make(tmp_path, root, seq_len=64, eval_len=64).evaluate(uniform, "test", batch_size=2)
+    assert set(same.metrics) == {"bits_per_byte", "accuracy"}
 
 
 def test_limits_spread_over_the_split(tmp_path: Path, root: Path) -> None:
