@@ -55,7 +55,9 @@ def write_tsv(folder: Path) -> Path:
     texts = papers()
     for split, name in NAMES.items():
         rows = links(split).itertuples()
-        lines = [f"{row.label:.1f}\t{row.id1}\t{row.id2}\t{texts[row.id1]}\t{texts[row.id2]}\n" for row in rows]
+        lines = [
+            f"{row.label:.1f}\t{row.id1}\t{row.id2}\t{texts[str(row.id1)]}\t{texts[str(row.id2)]}\n" for row in rows
+        ]
         (folder / f"new_aan_pairs.{name}.tsv").write_text("".join(lines))
     return folder
 
@@ -93,7 +95,7 @@ def rows_of(batch: Batch) -> list[tuple[int, bytes, bytes]]:
         [bytes((text[mask] - 1).tolist()) for text, mask in zip(*both, strict=True)]
         for both in zip(batch.tokens, masks, strict=True)
     ]
-    return [(label, *both) for label, both in zip(batch.targets.tolist(), texts, strict=True)]  # type: ignore[misc]
+    return [(label, *both) for label, both in zip(batch.targets.tolist(), texts, strict=True)]
 
 
 # Sources
@@ -108,7 +110,9 @@ def test_lra_layout_is_found_wherever_its_archive_is_unpacked(tmp_path: Path, pl
     assert task.split_sizes() == SIZES
     texts = papers()
     for split in SPLITS:
-        wanted = [(row.label, texts[row.id1].encode(), texts[row.id2].encode()) for row in links(split).itertuples()]
+        wanted = [
+            (row.label, texts[str(row.id1)].encode(), texts[str(row.id2)].encode()) for row in links(split).itertuples()
+        ]
         assert sorted(examples(task, split)) == sorted(wanted)
 
 
