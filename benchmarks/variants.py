@@ -120,6 +120,10 @@ def measure_any(name: str, chosen: argparse.Namespace) -> tuple[dict[str, Any], 
     """The record and the verdicts of whatever is called ``name``."""
     if name == "streaming":
         return measure_streaming(tiny=chosen.tiny)
+    if name == "generation":
+        from benchmarks.generation import measure_generation  # needs numba, which the others do not
+
+        return measure_generation(tiny=chosen.tiny)
     if name == "overhead":
         from benchmarks.overhead import measure_overhead  # imports Lightning, which takes seconds
 
@@ -129,7 +133,7 @@ def measure_any(name: str, chosen: argparse.Namespace) -> tuple[dict[str, Any], 
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, write, print."""
-    names = (*comparisons(), "streaming", "overhead")
+    names = (*comparisons(), "streaming", "overhead", "generation")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--tiny", action="store_true", help="sizes that only prove that it runs; write nothing")
@@ -150,7 +154,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def file_name(name: str, threads: int) -> str:
     """Comparisons with several threads are kept beside those with one."""
-    alone = threads == 1 or name in ("streaming", "overhead")
+    alone = threads == 1 or name in ("streaming", "overhead", "generation")
     return f"{name}.json" if alone else f"{name}-{threads}threads.json"
 
 
