@@ -205,7 +205,10 @@ def test_original_images_are_read_and_named(tmp_path: Path, root: Path, monkeypa
 
 
 def _write(path: str, content: bytes) -> Callable[[Path], None]:
-    return lambda folder: (folder / path).write_bytes(content) and None  # type: ignore[func-returns-value]
+    def write(folder: Path) -> None:
+        (folder / path).write_bytes(content)
+
+    return write
 
 
 def _halve(folder: Path) -> None:
