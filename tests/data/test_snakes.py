@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -62,7 +63,7 @@ def test_margin_and_label_are_drawn_first() -> None:
 def test_tables_know_the_geometry() -> None:
     tables = make_tables(SnakeConfig(), 1)
     assert len(tables.candidates) == 18
-    assert set(np.hypot(*tables.candidates.T).round(1)) <= {2.2, 2.8, 3.0, 3.2, 3.6, 2.0}
+    assert set(np.linalg.norm(tables.candidates, axis=1).round(1)) <= {2.2, 2.8, 3.0, 3.2, 3.6, 2.0}
     assert len(tables.nearby) == 5
     right, down = tables.stamps[180], tables.stamps[270]  # -180 degrees is the first orientation
     assert right[4].argmax() == 3  # the head is in the middle, the dash lies behind it
@@ -80,9 +81,9 @@ def test_discs_lie_where_the_rules_put_them(small: list[Drawing]) -> None:
         assert drawing.pixels[drawing.origin] > 200
         assert drawing.pixels[drawing.terminal] > 200
         middle = max(abs(axis - 15) for axis in drawing.origin) <= 1
-        ring = 5 <= np.hypot(drawing.origin[0] - 15, drawing.origin[1] - 15) <= 10
+        ring = 5 <= math.dist(drawing.origin, (15, 15)) <= 10
         assert middle or ring
-        assert drawing.disc_distance == np.hypot(*np.subtract(drawing.origin, drawing.terminal))
+        assert drawing.disc_distance == math.dist(drawing.origin, drawing.terminal)
 
 
 def test_label_one_joins_the_discs() -> None:
