@@ -161,7 +161,7 @@ def measure(subject: Subject, length: int, phase: str) -> dict[str, Any]:
     num_tokens = config.bench.batch_size * length
     flops = None
     with suppress(Exception):  # a peer may do what nothing but real tensors can
-        flops = step_flops(model, (config.bench.batch_size, length)) // (1 if phase == "train" else 3)
+        flops = step_flops(model, _shape(subject, length)) // (1 if phase == "train" else 3)
     return {
         "tokens_per_second": num_tokens / timing.median,
         "seconds": timing.median,
@@ -210,9 +210,14 @@ class _Peer(nn.Module):
         return self.model(tokens), None
 
 
+def _shape(subject: Subject, length: int) -> tuple[int, ...]:
+    """Of the tokens; a pair is two sequences of this length."""
+    is_pair = build_task(subject.config).kind == "pair"
+    return (subject.config.bench.batch_size, *([2] if is_pair else []), length)
+
+
 def _tokens(subject: Subject, length: int, device: str) -> Tensor:
-    generator = torch.Generator().manual_seed(1)
-    shape = (subject.config.bench.batch_size, length)
+    generator, shape = torch.Generator().manual_seed(1), _shape(subject, length)
     vocab_size = build_task(subject.config).vocab_size
     if vocab_size is None:
         return torch.randn(shape, generator=generator).to(device)

@@ -146,8 +146,9 @@ def test_a_model_that_looks_up_scores_one_everywhere() -> None:
     assert {row["trained"] for row in result.slices if row["num_kv_pairs"] == 16} == {False}
     assert result.symbols == 10 * (16 + 32 + 32 + 96)
     validated = task.evaluate(Reader(task), "val", batch_size=4)
-    assert {(row["num_kv_pairs"], row["seq_len"]) for row in validated.slices} == {(2, 16), (8, 32)}
-    assert sum(row["n"] for row in validated.slices) == 6 * (2 + 8)
+    assert {(row["num_kv_pairs"], row["seq_len"]) for row in validated.slices} == {(2, 16), (4, 32), (8, 32)}
+    assert sum(row["n"] for row in validated.slices) == 6 * (2 + 4 + 8)
+    assert make(eval_cells=(Cell(96, 16),)).eval_cells("val") == list(make().config.train_cells)
 
 
 def test_wrong_values_score_zero() -> None:

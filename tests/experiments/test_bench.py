@@ -16,6 +16,8 @@ from experiments.config import RunConfig
 from experiments.errors import ConfigError, ExitCode
 from tests.experiments.small_runs import settings
 
+PAIR_AND_ALONE = ("lra_retrieval", "lra_text")
+
 
 def benched(results: Path, model: str = "fam", *overrides: str) -> RunConfig:
     own = ("mode=bench", "task=passkey", f"model={model}", "bench.lengths=[64,128]", "bench.max_seconds=0.01")
@@ -48,6 +50,11 @@ def test_a_classifier_has_room_for_any_length_and_is_not_streamed(
     config = benched(tmp_path, "luna", *task, "bench.lengths=[1024]")
     assert run_bench([config]) == ExitCode.OK
     assert pd.read_csv(tmp_path / "bench.csv")["phase"].tolist() == ["train"]
+
+
+def test_a_pair_is_two_sequences(tmp_path: Path) -> None:
+    pair, alone = (measure(Subject(benched(tmp_path, "luna", f"task={task}")), 64, "train") for task in PAIR_AND_ALONE)
+    assert pair["flops"] > 1.5 * alone["flops"]
 
 
 def test_rows_are_kept_and_replaced(tmp_path: Path, in_this_process: None, capsys: pytest.CaptureFixture[str]) -> None:
