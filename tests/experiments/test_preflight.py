@@ -13,7 +13,7 @@ MISTAKES = {
     # unknown names
     "modle=fam": "unknown key 'modle': did you mean 'model'? There are: backbone, bench, data, force",
     "model=famm": f"unknown model 'famm': did you mean 'fam'? There are: {', '.join(groups()['model'])}",
-    "task=lra_txt": "unknown task 'lra_txt': did you mean 'lra_text'",
+    "task=lra_txt": "unknown task 'lra_txt': did you mean 'lra_text' or 'lra_pathx'? There are: lm_text, lra_image",
     "logger=wb": "unknown logger 'wb': There are: none, wandb",
     "scale=huge": "unknown scale 'huge': There are: laptop, paper, smoke",
     "mode=trian": "unknown mode 'trian': did you mean 'train'? There are: bench, eval, list, plan, train",
