@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from data._generated import Stage, check_curriculum
 from data._needles import Named, Puzzle, Single, Tracking
 from data._prompts import Placement
 from data.options import added
@@ -19,18 +20,6 @@ _COUNTS: dict[str, dict[str, int]] = {
 }
 _AT_LEAST = {"num_keys": 1, "num_values": 2, "num_queries": 2, "num_chains": 1, "num_hops": 1}
 _NAME_LETTERS = 2
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage of the curriculum of lengths."""
-
-    until: float
-    """The stage lasts until this share of all training steps is done; the last stage ends at 1."""
-    min_blocks: int
-    """Shortest prompt, in blocks."""
-    max_blocks: int
-    """Longest prompt, in blocks; each step draws uniformly between the two."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +141,7 @@ def _check_config(config: PasskeyConfig) -> None:
         require(getattr(config, key) is None or getattr(config, key) >= least, key, f"{least} or more, or null")
     require(config.name_letters is None or 1 <= config.name_letters <= 8, "name_letters", "1 to 8, or null")
     _check_effects(config)
-    _check_curriculum(config)
+    check_curriculum(config.curriculum)
     _check_places(config)
 
 
@@ -178,19 +167,6 @@ def _check_effects(config: PasskeyConfig) -> None:
     if config.spacing is not None:
         refuse(len(config.puzzle().lengths) == 1, "spacing", "has no effect on a single needle")
         refuse(config.straddle != "any", "spacing", f"cannot be kept with task.straddle={config.straddle}")
-
-
-def _check_curriculum(config: PasskeyConfig) -> None:
-    stages = config.curriculum
-    ends = [stage.until for stage in stages]
-    if not stages or ends != sorted(set(ends)) or ends[0] <= 0 or ends[-1] != 1:
-        raise ValueError(f"task.curriculum: `until` must grow from above 0 to exactly 1, got {ends}")
-    for index, stage in enumerate(stages):
-        if not 1 <= stage.min_blocks <= stage.max_blocks:
-            raise ValueError(
-                f"task.curriculum[{index}]: needs 1 <= min_blocks <= max_blocks, "
-                f"got {stage.min_blocks} and {stage.max_blocks}"
-            )
 
 
 def _check_places(config: PasskeyConfig) -> None:

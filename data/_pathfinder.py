@@ -101,19 +101,14 @@ class PathfinderTask(ImageTask):
     def _find(self) -> Path | None:
         if self.config.source == "generated":
             return None
-        variable = os.environ.get("MEMATTN_DATA")
-        root = self.root or (Path(variable).expanduser() if variable else None)
+        root = self.folder
         last = FOLDERS[self.config.contour_length]
         for parts in ((self.folder_name, last), ("lra_release", self.folder_name, last), (last,)):
             if root is not None and root.joinpath(*parts).is_dir():
                 return root.joinpath(*parts)
         if self.root is None and self.config.source == "auto":
             return None
-        if root is None:
-            problem = "neither data.root nor MEMATTN_DATA is set"
-        else:
-            named = f"{'data.root' if self.root else 'MEMATTN_DATA'}={root}"
-            problem = f"{named} holds no {self._wanted()}" if root.is_dir() else f"{named} is no folder"
+        problem = self.lacking(f"no {self._wanted()}")
         raise DataError(f"{self.name}: {problem}; put it there, or set task.source=generated")
 
     def open_splits(self) -> Mapping[Split, Images]:

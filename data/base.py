@@ -109,6 +109,19 @@ class Task(ABC):
         self.cache = cache_folder(cache)
         self.seed = seed
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder of data sets: ``root``, else ``$MEMATTN_DATA``; None where neither is set."""
+        variable = os.environ.get("MEMATTN_DATA")
+        return self.root or (Path(variable).expanduser() if variable else None)
+
+    def lacking(self, what: str) -> str:
+        """One clause: why the folder of data sets does not serve, which should hold ``what``."""
+        if self.folder is None:
+            return "neither data.root nor MEMATTN_DATA is set"
+        named = f"{'data.root' if self.root else 'MEMATTN_DATA'}={self.folder}"
+        return f"{named} holds {what}" if self.folder.is_dir() else f"{named} is no folder"
+
     @abstractmethod
     def locate(self) -> Source:
         """Finds and verifies the data, fast enough for a preview; raises DataError when there are none."""

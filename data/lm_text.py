@@ -44,7 +44,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -350,11 +349,8 @@ class LmText(Task):
         raise DataError(f"lm_text: no text: {'; '.join(tried)}; {HINT}")
 
     def _find_folder(self) -> tuple[_Found | None, str]:
-        variable = os.environ.get("MEMATTN_DATA")
-        root = self.root or (Path(variable).expanduser() if variable else None)
-        if root is None:
-            return None, "neither data.root nor MEMATTN_DATA is set"
-        for folder in (root / name for name in FOLDERS):
+        root = self.folder
+        for folder in () if root is None else [root / name for name in FOLDERS]:
             parquet = find_parquet(folder, [_NAMES[split][0] for split in SPLITS])
             if parquet:
                 files = {split: parquet[_NAMES[split][0]] for split in SPLITS}
@@ -362,8 +358,7 @@ class LmText(Task):
             text = _find_text(folder)
             if text:
                 return _Found(*text, str(folder)), str(folder)
-        named = f"{'data.root' if self.root else 'MEMATTN_DATA'}={root}"
-        return None, f"{named} holds no books/train.parquet" if root.is_dir() else f"{named} is no folder"
+        return None, self.lacking("no books/train.parquet")
 
     @staticmethod
     def _find_hub() -> tuple[_Found | None, str]:

@@ -35,7 +35,6 @@ are easier and shorter problems than LRA's; only pixels=tokens with side=32 is i
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,15 +128,10 @@ class LraImage(ImageTask):
         raise DataError(f"lra_image: no CIFAR-10: {'; '.join(tried)}; task.source=standin for a stand-in, or {HINT}")
 
     def _find_folder(self) -> tuple[Files | None, str]:
-        variable = os.environ.get("MEMATTN_DATA")
-        root = self.root or (Path(variable).expanduser() if variable else None)
-        if root is None:
-            return None, "neither data.root nor MEMATTN_DATA is set"
-        files = find_cifar(root)
+        files = None if self.folder is None else find_cifar(self.folder)
         if files:
             return files, str(files["train"][0].parent)
-        named = f"{'data.root' if self.root else 'MEMATTN_DATA'}={root}"
-        return None, f"{named} holds no cifar10/train.parquet" if root.is_dir() else f"{named} is no folder"
+        return None, self.lacking("no cifar10/train.parquet")
 
     @staticmethod
     def _find_hub() -> tuple[Files | None, str]:

@@ -42,7 +42,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -413,14 +412,9 @@ class LraListops(ClassificationTask):
         return self._found
 
     def _find_files(self) -> list[Path] | None:
-        variable = os.environ.get("MEMATTN_DATA")
-        root = self.root or (Path(variable).expanduser() if variable else None)
-        paths = None if root is None else find_files(root)
+        paths = None if self.folder is None else find_files(self.folder)
         if paths is None and (self.root or self.config.source == "files"):  # asked for, so never replaced
-            named = f"{'data.root' if self.root else 'MEMATTN_DATA'}={root}"
-            reason = (
-                f"{named} holds no {FOLDER}/basic_train.tsv" if root else "neither data.root nor MEMATTN_DATA is set"
-            )
+            reason = self.lacking(f"no {FOLDER}/basic_train.tsv")
             raise DataError(f"lra_listops: {reason}; {FILES_HINT}, or set task.source=generated")
         return paths
 

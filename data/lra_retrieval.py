@@ -46,10 +46,8 @@ code compares with [a, b] (``head=concat``) through two hidden layers, its paper
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -157,16 +155,10 @@ class LraRetrieval(ClassificationTask):
         return _Found(files, where)
 
     def _find_folder(self) -> tuple[AanFiles | None, str]:
-        variable = os.environ.get("MEMATTN_DATA")
-        root = self.root or (Path(variable).expanduser() if variable else None)
-        if root is None:
-            return None, "neither data.root nor MEMATTN_DATA is set"
-        files = find_aan(root)
+        files = None if self.folder is None else find_aan(self.folder)
         if files:
             return files, str(files.paths["train"].parent)
-        named = f"{'data.root' if self.root else 'MEMATTN_DATA'}={root}"
-        missing = "holds neither aan/new_aan_pairs.train.tsv nor aan_mini/papers.parquet"
-        return None, f"{named} {missing}" if root.is_dir() else f"{named} is no folder"
+        return None, self.lacking("neither aan/new_aan_pairs.train.tsv nor aan_mini/papers.parquet")
 
     def _verify(self, found: _Found) -> Source:
         if found.files is None:

@@ -33,7 +33,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
@@ -214,16 +213,12 @@ class LraText(ClassificationTask):
         raise DataError(f"lra_text: no IMDB reviews: {'; '.join(tried)}; {stand_in}{OFFICIAL_HINT}")
 
     def _find_folder(self) -> tuple[Files | None, str]:
-        variable = os.environ.get("MEMATTN_DATA")
-        root = self.root or (Path(variable).expanduser() if variable else None)
-        if root is None:
-            return None, "neither data.root nor MEMATTN_DATA is set"
-        named = f"{'data.root' if self.root else 'MEMATTN_DATA'}={root}"
-        for folder in (root / "imdb", root / "imdb" / HUB_CONFIG, root / HUB_CONFIG, root):
+        root = self.folder
+        for folder in () if root is None else (root / "imdb", root / "imdb" / HUB_CONFIG, root / HUB_CONFIG, root):
             files = find_parquet(folder, ("train", "test"))
             if files:
                 return files, str(folder)
-        return None, f"{named} holds no imdb/train.parquet" if root.is_dir() else f"{named} is no folder"
+        return None, self.lacking("no imdb/train.parquet")
 
     @staticmethod
     def _find_hub() -> tuple[Files | None, str]:

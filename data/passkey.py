@@ -95,8 +95,9 @@ import torch
 from numpy.typing import NDArray
 
 from data._filler import FILLER, NUM_SEEDS, Cyclic, Haystack
+from data._generated import Stage, stage_at
 from data._needles import Facts, Puzzle
-from data._passkey_options import PasskeyConfig, Stage
+from data._passkey_options import PasskeyConfig
 from data._prompts import Prompts
 from data._symbols import GAP, STREAMS, Ids
 from data.base import Batch, Device, Evaluation, Kind, Model, Progress, Source, Split, Task, evaluating
@@ -176,9 +177,7 @@ class Passkey(Task):
 
     def stage(self, step: int) -> Stage:
         """The stage of the curriculum at a training step."""
-        done = step / self.config.steps
-        stages = self.config.curriculum
-        return next((stage for stage in stages if done < stage.until), stages[-1])
+        return stage_at(self.config.curriculum, step / self.config.steps)
 
     def prompt_length(self, step: int) -> int:
         """Length in symbols of all prompts of a training step."""
