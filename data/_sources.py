@@ -18,6 +18,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Generic, NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,6 +27,8 @@ from data.base import DataError
 
 #: The files of each split.
 Files = Mapping[str, Sequence[Path]]
+
+Found = TypeVar("Found")
 
 _PROBE_SECONDS = 3.0
 _INDEX = "index.json"
@@ -119,6 +122,37 @@ def _hub_is_reachable(repo: str, config: str, split: str) -> bool:
     thread.start()
     thread.join(_PROBE_SECONDS)
     return answer == [b"PAR1"]
+
+
+class Search(NamedTuple, Generic[Found]):
+    """What came out of :func:`search`."""
+
+    kind: str  # the finder that found something; "" if none did
+    found: Found | None
+    where: str
+    wanted: str  # what was looked for: the option, or "folder" where one was named
+    tried: list[str]  # why the finders before did not serve
+
+
+def search(
+    source: str, root: Path | None, finders: Mapping[str, Callable[[], tuple[Found | None, str]]]
+) -> Search[Found]:
+    """Asks one finder after the other, or the one that the option ``source`` names.
+
+    Args:
+        source: "auto", the name of a finder, or something that no finder looks for.
+        root: the folder that was asked for, if any: it is never silently replaced by another source.
+        finders: by name, in order; each gives what it found, or None, and where or why not.
+    """
+    wanted = "folder" if source == "auto" and root is not None else source
+    tried: list[str] = []
+    for kind, find in finders.items():
+        if wanted in ("auto", kind):
+            found, where = find()
+            if found:
+                return Search(kind, found, where, wanted, tried)
+            tried.append(where)
+    return Search("", None, "", wanted, tried)
 
 
 # Reading and checking

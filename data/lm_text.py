@@ -58,7 +58,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from data._sources import build_once, find_on_hub, find_parquet, read_columns, remembered
+from data._sources import build_once, find_on_hub, find_parquet, read_columns, remembered, search
 from data.base import Batch, DataError, Device, Evaluation, Kind, Model, Progress, Source, Split, Task, evaluating
 from data.lra_text import LraText, LraTextConfig
 
@@ -333,20 +333,13 @@ class LmText(Task):
             "folder": self._find_folder,
             "hub": self._find_hub,
         }
-        wanted = self.config.source
-        if wanted == "auto" and self.root is not None:
-            wanted = "folder"  # a folder that was asked for is never silently replaced by another source
-        tried: list[str] = []
-        for kind, find in finders.items():
-            if wanted in ("auto", kind):
-                found, where = find()
-                if found:
-                    self._found = found
-                    return self._verify(found)
-                tried.append(where)
-        if wanted in ("auto", "package"):
-            return self._find_package(tried)
-        raise DataError(f"lm_text: no text: {'; '.join(tried)}; {HINT}")
+        result = search(self.config.source, self.root, finders)
+        if result.found:
+            self._found = result.found
+            return self._verify(result.found)
+        if result.wanted in ("auto", "package"):
+            return self._find_package(result.tried)
+        raise DataError(f"lm_text: no text: {'; '.join(result.tried)}; {HINT}")
 
     def _find_folder(self) -> tuple[_Found | None, str]:
         root = self.folder

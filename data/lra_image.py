@@ -47,7 +47,7 @@ from data._cifar import HINT, HUB_CONFIG, HUB_REPO, NUM_CLASSES, Grey, find_cifa
 from data._classify import SPLITS, carve
 from data._images import ImageConfig, Images, ImageTask, read_images, write_images
 from data._shapes import SHAPES, draw_shapes
-from data._sources import Files, build_once, find_on_hub, remembered
+from data._sources import Files, build_once, find_on_hub, remembered, search
 from data.base import DataError, Source, Split
 
 #: Digest of the grey images and labels, in any order.
@@ -113,19 +113,14 @@ class LraImage(ImageTask):
 
     def _find(self) -> _Found:
         finders = {"folder": self._find_folder, "hub": self._find_hub}
-        wanted = self.config.source
-        if wanted == "auto" and self.root is not None:
-            wanted = "folder"  # a folder that was asked for is never silently replaced by another source
-        tried: list[str] = []
-        for kind, find in finders.items():
-            if wanted in ("auto", kind):
-                files, where = find()
-                if files:
-                    return _Found(kind, files, where)
-                tried.append(where)
-        if wanted in ("auto", "standin"):
-            return _Found("standin", {}, "; ".join(tried or ["task.source=standin"]))
-        raise DataError(f"lra_image: no CIFAR-10: {'; '.join(tried)}; task.source=standin for a stand-in, or {HINT}")
+        result = search(self.config.source, self.root, finders)
+        if result.found:
+            return _Found(result.kind, result.found, result.where)
+        if result.wanted in ("auto", "standin"):
+            return _Found("standin", {}, "; ".join(result.tried or ["task.source=standin"]))
+        raise DataError(
+            f"lra_image: no CIFAR-10: {'; '.join(result.tried)}; task.source=standin for a stand-in, or {HINT}"
+        )
 
     def _find_folder(self) -> tuple[Files | None, str]:
         files = None if self.folder is None else find_cifar(self.folder)

@@ -58,7 +58,7 @@ from data._aan import HINT, AanFiles, find_aan, read_aan
 from data._classify import SPLITS, ClassificationTask, length_slices, padded
 from data._pairs import Documents, Example, Pairs, content_checksum, read_documents, read_pairs, write_pairs
 from data._same_review import VERSION, pair_reviews
-from data._sources import build_once, remembered
+from data._sources import build_once, remembered, search
 from data.base import Batch, DataError, Kind, Source, Split
 from data.lra_text import LraText, LraTextConfig
 
@@ -142,17 +142,15 @@ class LraRetrieval(ClassificationTask):
         return self._source
 
     def _find(self) -> _Found:
-        wanted = self.config.source
-        if wanted == "auto" and self.root is not None:
-            wanted = "folder"  # a folder that was asked for is never silently replaced by another source
-        if wanted == "standin":
-            return _Found(None, "task.source=standin")
-        files, where = self._find_folder()
-        if files is None and wanted == "folder":
+        result = search(self.config.source, self.root, {"folder": self._find_folder})
+        if result.found:
+            return _Found(result.found, result.where)
+        where = "; ".join(result.tried or ["task.source=standin"])
+        if result.wanted == "folder":
             raise DataError(
                 f"lra_retrieval: no pairs of papers: {where}; task.source=standin for a stand-in, or {HINT}"
             )
-        return _Found(files, where)
+        return _Found(None, where)
 
     def _find_folder(self) -> tuple[AanFiles | None, str]:
         files = None if self.folder is None else find_aan(self.folder)

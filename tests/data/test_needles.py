@@ -375,10 +375,8 @@ def test_depth_is_that_of_the_first_needle_that_is_needed(kind: str, depth: floa
     assert (filler[:, 0] == wanted).all() or kind not in ("tracking", "multi_value")
 
 
-@each_kind
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "single"])  # of which test_passkey.py asks it
 def test_the_answer_never_stands_on_both_sides_of_a_block_border(kind: str) -> None:
-    if kind == "single":
-        pytest.skip("the lengths of earlier runs; see test_passkey.py")
     for block_len in (24, 32, 41):
         task = make(kind, block_len=block_len, blocks=(1, 12))
         for step in range(60):
