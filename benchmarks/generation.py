@@ -92,7 +92,7 @@ def measure_generation(*, tiny: bool) -> tuple[dict[str, Any], list[Verdict]]:
     verdicts.append(Verdict.of(f"opening {OPENED} / allowed", "time", seconds / 1.0, 1.0))
     verdicts.append(Verdict.of(f"opening {OPENED} / allowed", "memory", added / 200e6, 1.0))
     for name in data.available()[-2:] if tiny else data.available():
-        row = data_share("luna", name, "smoke" if tiny else "laptop", steps=WARM_UP + (2 if tiny else 8))
+        row = data_share("luna", name, "smoke" if tiny else "laptop", steps=WARM_UP + 2 if tiny else 40)
         record["data_loading"].append(row)
         verdicts.append(Verdict.of(f"batch / step, luna {name} {row['scale']}", "time", row["share"], 0.02))
     record["goals"] = [verdict._asdict() for verdict in verdicts]
