@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
@@ -77,6 +78,7 @@ def engine_steps(model: str, task: str, scale: str, steps: int) -> list[float]:
 def plain_steps(model: str, task: str, scale: str, steps: int) -> tuple[list[float], list[float]]:
     """Seconds of each step of a plain loop, and of making each batch."""
     config = settings(model, task, scale, steps, "unused")
+    torch.set_num_threads(config.trainer.threads)  # as the engine does; idle ones would spin on this process's clock
     source = build_task(config)
     source.prepare()
     network = build_model(config, source).train()
