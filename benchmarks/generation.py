@@ -17,9 +17,9 @@ import data
 from benchmarks.measure import Verdict, circumstances
 from benchmarks.overhead import WARM_UP, data_share
 from data._images import read_images
+from data._listops import LraListopsConfig
+from data._listops import generate as write
 from data._pathfinder import generate as draw
-from data.lra_listops import LraListopsConfig
-from data.lra_listops import generate as write
 from experiments.measure import in_fresh_process, peak_memory
 
 ALLOWED_SECONDS = 300.0

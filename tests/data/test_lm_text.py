@@ -16,8 +16,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from data._texts import Corpus, byte_entropies
 from data.base import DataError, Split
-from data.lm_text import Corpus, LmText, LmTextConfig, byte_entropies
+from data.lm_text import LmText, LmTextConfig
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 needs_package = pytest.mark.skipif(

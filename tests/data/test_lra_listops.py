@@ -18,16 +18,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from data._listops import LraListopsConfig, draw_expressions, generate, nesting, solve
 from data.base import DataError
-from data.lra_listops import (
-    LraListops,
-    LraListopsConfig,
-    draw_expressions,
-    generate,
-    measure_floors,
-    nesting,
-    solve,
-)
+from data.lra_listops import LraListops, measure_floors
 
 REPOSITORY = Path(__file__).parents[2]
 WORDS = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "[MIN", "[MAX", "[MED", "[SM", "]"]
@@ -198,7 +191,7 @@ def test_the_card_tells_the_truth(official: dict[str, Any]) -> None:
 
 PROGRAM = """
 import hashlib
-from data.lra_listops import *
+from data._listops import *
 config = LraListopsConfig(min_len=8, max_len=64, max_depth=4, max_args=5, train_size=300, val_size=50, test_size=60)
 parts = generate(config)
 print(hashlib.sha256(b"".join(parts[split].symbols.tobytes() for split in ("test", "val", "train"))).hexdigest()[:16])
