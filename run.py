@@ -10,8 +10,9 @@ from omegaconf import DictConfig
 from experiments.config import register_resolvers
 from experiments.errors import ConfigError, ExitCode
 from experiments.job import dispatch
-from experiments.launcher import follow_parent, register_launcher
+from experiments.launcher import register_launchers
 from experiments.preflight import check_command_line, is_job_of_sweep, quoted
+from experiments.sweep import follow_parent
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -33,7 +34,7 @@ def main() -> None:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(ExitCode.USER_ERROR)
     register_resolvers()
-    register_launcher()
+    register_launchers()
     run()
 
 

@@ -98,7 +98,7 @@ def test_a_sweep_leaves_its_traces_in_one_place(sweep: subprocess.CompletedProce
     (folder,) = (home / "results" / "sweeps").iterdir()
     names = {path.name for path in folder.iterdir()}
     logs = {"001-fam-passkey-s0.log", "002-block_window-passkey-s0.log"}
-    assert names == {"multirun.yaml", "table.txt", "table.csv", *logs}
+    assert names == {"multirun.yaml", "sweep.json", "table.txt", "table.csv", *logs}
     assert [path.name for path in home.iterdir()] == ["results"], "nothing is left where the command was typed"
 
 
