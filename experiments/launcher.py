@@ -10,7 +10,6 @@ Importing this module loads neither torch nor Lightning.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import shlex
@@ -18,7 +17,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -36,14 +34,13 @@ from omegaconf import DictConfig, open_dict
 
 from experiments.config import REPOSITORY, RunConfig, build_run_config
 from experiments.errors import ConfigError, ExitCode, Interrupted, StoreError
-from experiments.interrupts import Interruption
+from experiments.interrupts import SIGNALS, Interruption, end_with_parent
 from experiments.progress import Snapshot
 from experiments.store import RunFolder
 from experiments.table import Row, format_table, print_table, write_csv
 
 POLL_SECONDS = 0.2
 LINE_SECONDS = 20.0
-_PR_SET_PDEATHSIG = 1
 _LABELS = ("model", "task", "seed", "+study")
 
 
@@ -288,20 +285,8 @@ def varied_settings(job_overrides: Sequence[Sequence[str]]) -> list[str]:
 def follow_parent() -> None:
     """In a job of a sweep: makes sure that it does not outlive the sweep, even one that was killed outright."""
     parent = os.environ.get("MEMATTN_PARENT")
-    if parent is None:
-        return
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != int(parent):
-            sys.exit(ExitCode.TERMINATED)
-        return
-    threading.Thread(target=_watch, args=(int(parent),), daemon=True).start()
-
-
-def _watch(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os.kill(os.getpid(), signal.SIGTERM)
+    if parent is not None:
+        end_with_parent(int(parent))
 
 
 class _Display(Protocol):
@@ -335,7 +320,7 @@ def _run_all(
                     display.note(f"{job.title}  started, log: {job.log}")
                 if interruption.signal_number is not None and not passed_on:
                     passed_on = True
-                    display.note("stopping: each job keeps a checkpoint (once more to kill them)")
+                    display.note("stopping: each job keeps a checkpoint (Ctrl-C once more to kill them)")
                     for job in running:
                         job.send(interruption.signal_number)
                 for job in [job for job in running if job.has_ended]:
@@ -345,7 +330,7 @@ def _run_all(
                 display.show(running)
                 time.sleep(POLL_SECONDS)
         except Interrupted:
-            pass  # the second signal: do not wait any longer
+            pass  # a second Ctrl-C: do not wait any longer
         finally:
             for job in running:
                 job.send(signal.SIGKILL)
@@ -367,7 +352,11 @@ def _status_of(code: int, state: str, *, interrupted: bool) -> str:
         return "skipped" if state == "skipped" else "ok"
     if code == ExitCode.OUT_OF_MEMORY:
         return "out of memory"
-    if code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED) or (interrupted and code < 0):
+    if -code in SIGNALS and state in ("ok", "skipped"):  # after all was done, too late for a handler
+        return state
+    # A signal may also come before the process has a handler for it: nothing was begun then, so nothing has failed.
+    asked = code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED) or -code in SIGNALS
+    if asked or (interrupted and code < 0):
         return "interrupted"
     return "locked" if state == "locked" else "failed"
 
