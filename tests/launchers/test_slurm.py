@@ -79,7 +79,7 @@ def test_ctrl_c_leaves_the_jobs_in_the_queue(cluster: Cluster, tmp_path: Path) -
     process = start(cluster, tmp_path, *LONG, "seed=7")
     wait_for_step(tmp_path, 100)
     process.send_signal(signal.SIGINT)
-    out, errors = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=60)
     assert process.returncode == ExitCode.INTERRUPTED
     assert "the jobs go on in the queue" in out
     assert statuses(tmp_path) == ["running"]
