@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.published import COLUMNS, RESULTS, STATUSES, load_published, parse_setting
+from analysis.published import COLUMNS, RESULTS, STATUSES, load_published, parse_setting, published, setting_values
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = RESULTS / "published.csv"
@@ -25,6 +25,15 @@ TABLES = {
     "igloo": {"LRA README": 7},
     "lra": {"README": 1, "results table": 88, "speed and memory table": 24, "text on Image": 3},
     "lru": {"LRA results": 7},
+    "luna": {
+        "LRA results table": 105,
+        "LRA results table, arXiv v1": 11,
+        "WMT'14 table": 11,
+        "ablation of contextual P": 2,
+        "figure 1": 36,
+        "figure 1, arXiv v1": 6,
+        "speed and memory table": 24,
+    },
     "mega": {"LRA results": 14},
     "nystromformer": {"LRA results": 13},
     "s4": {"LRA results": 14},
@@ -99,11 +108,18 @@ PARTS_ELSEWHERE = {
 #: Means whose parts no source gives.
 WITHOUT_PARTS = {
     ("amos", "LRA results"),
+    ("luna", "LRA results table, arXiv v1"),
 }
 #: Means that are not those of their parts: printed less recomputed. Each has the recomputed one in its note.
 DISAGREE = {
     ("lra", "README", "Sinkhorn", "tasks=5"): -0.19,
     ("lra", "results table", "Sinkhorn", "tasks=5"): -0.09,
+    ("luna", "LRA results table", "Sinkhorn", "tasks=5"): -0.09,
+    ("luna", "LRA results table, arXiv v1", "Luna-256", "memory_len=256; tasks=4; without=Retrieval"): -0.06,
+    ("luna", "figure 1", "Luna-128", "memory_len=128; tasks=4; without=Retrieval"): -0.11,
+    ("luna", "figure 1", "Luna-16", "memory_len=16; tasks=4; without=Retrieval"): -0.03,
+    ("luna", "figure 1", "Luna-256", "memory_len=256; tasks=4; without=Retrieval"): -0.05,
+    ("luna", "figure 1", "Transformer", "tasks=4; without=Retrieval"): -0.25,
 }
 
 
@@ -232,6 +248,56 @@ def test_means_are_those_of_their_parts(rows: pd.DataFrame) -> None:
             assert f"{recomputed:.2f}" in mean.note, key
     assert without == WITHOUT_PARTS
     assert disagree == DISAGREE
+
+
+def test_what_luna_copied_from_the_arena_is_what_stands_there(rows: pd.DataFrame) -> None:
+    names = {"Linear Trans.": "Linear Transformer", "Sparse Trans.": "Sparse Transformer"}
+    copied = rows[(rows["paper"] == "luna") & (rows["note"] == "copied from LRA") & (rows["metric"] == "accuracy")]
+    arena = rows[(rows["paper"] == "lra") & (rows["where"] == "results table") & rows["value"].notna()]
+    known = {(row.model, row.dataset): row.value for row in each(arena)}
+    assert len(copied) == 11 * 5
+    for row in each(copied):
+        model = names.get(row.model, row.model).removesuffix(" (of LRA)")
+        assert row.value == known[model, row.dataset]
+
+
+def test_luna_draws_the_arenas_speed_and_memory(rows: pd.DataFrame) -> None:
+    arena = rows[(rows["paper"] == "lra") & (rows["where"] == "speed and memory table") & rows["value"].notna()]
+    drawn = rows[(rows["paper"] == "luna") & (rows["where"] == "figure 1")]
+    whole = arena[(arena["model"] == "Transformer") & (arena["metric"] == "peak_memory")]["value"].item()
+    names = {"Linear Transformer": "Linear Trans."}
+    for row in each(arena[arena["model"] != "Transformer"]):
+        twin = drawn[drawn["model"] == names.get(row.model, row.model)].set_index("metric")["value"]
+        if row.metric == "peak_memory":
+            assert twin["relative_memory"] == pytest.approx(row.value / whole, abs=5e-5)
+        else:
+            assert twin["relative_speed"] == pytest.approx(row.value, abs=0.05)
+
+
+def test_rows_are_asked_for_by_column_and_setting() -> None:
+    found = published(paper="luna", where="LRA results table", task="lra_text", variant="luna")
+    assert setting_values(found, "memory_len").tolist() == [128, 16, 256]
+    assert setting_values(found, "tied").tolist() == [None, None, None]
+    assert found["value"].tolist() == [65.74, 65.74, 65.78]
+    small = published(paper="luna", task=["lra_text", "lra_image"], metric="accuracy", setting={"memory_len": 16})
+    assert sorted(small["value"]) == [46.39, 65.74]
+    assert published(variant="fam_gated", setting={"memory_len": 16}).empty
+    assert published(paper="lra", task="lra_pathx").empty
+    assert len(published(paper="lra", task="lra_pathx", not_found=True)) == 11
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"paper": "lunar"}, "published.csv has no paper 'lunar': did you mean 'luna'?"),
+        ({"paper": "luna", "where": "table 99"}, "published.csv has no where 'table 99'"),
+        ({"papers": "luna"}, "published.csv cannot be asked by 'papers': did you mean 'paper'?"),
+        ({"value": "1"}, "published.csv cannot be asked by 'value'"),
+    ],
+)
+def test_what_is_not_there_is_refused(asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        published(**asked)
 
 
 @pytest.mark.parametrize(
