@@ -19,6 +19,14 @@ FILE = RESULTS / "published.csv"
 #: Rows of each table and figure that the reading notes hold.
 TABLES = {
     "amos": {"LRA results": 1},
+    "conv_luna": {
+        "LRA results (table unknown)": 24,
+        "accuracy by memory size (place unknown)": 2,
+        "decomposition into four changes (place unknown)": 4,
+        "filter kind, kernel and stride (place unknown)": 3,
+        "memory degradation (figure unknown)": 2,
+        "softmax temperature (place unknown)": 3,
+    },
     "dss": {"LRA results": 7},
     "fnet": {"LRA results": 7},
     "h_transformer_1d": {"LRA results": 7},
