@@ -42,6 +42,7 @@ TABLES = {
         "figure 1, arXiv v1": 6,
         "speed and memory table": 24,
     },
+    "mat": {"GLUE table": 1, "WMT'14 table": 9, "language modelling table": 1},
     "mega": {"LRA results": 14},
     "nystromformer": {"LRA results": 13},
     "s4": {"LRA results": 14},
