@@ -28,6 +28,25 @@ TABLES = {
         "softmax temperature (place unknown)": 3,
     },
     "dss": {"LRA results": 7},
+    "fam": {
+        "figure 3a": 11,
+        "figure 5": 5,
+        "figure 6": 12,
+        "figure 7": 4,
+        "figure 9": 8,
+        "section 3.2": 1,
+        "table 1": 24,
+        "table 11": 54,
+        "table 12": 168,
+        "table 13": 10,
+        "table 14": 10,
+        "table 2": 12,
+        "table 5": 15,
+        "table 6": 5,
+        "table 7": 6,
+        "table 8": 16,
+        "table 9": 30,
+    },
     "fnet": {"LRA results": 7},
     "h_transformer_1d": {"LRA results": 7},
     "igloo": {"LRA README": 7},
@@ -145,6 +164,8 @@ PARTS_ELSEWHERE = {
 #: Means whose parts no source gives.
 WITHOUT_PARTS = {
     ("amos", "LRA results"),
+    ("fam", "table 8"),
+    ("fam", "table 9"),
     ("luna", "LRA results table, arXiv v1"),
 }
 #: Means that are not those of their parts: printed less recomputed. Each has the recomputed one in its note.
@@ -309,6 +330,28 @@ def test_luna_draws_the_arenas_speed_and_memory(rows: pd.DataFrame) -> None:
             assert twin["relative_memory"] == pytest.approx(row.value / whole, abs=5e-5)
         else:
             assert twin["relative_speed"] == pytest.approx(row.value, abs=0.05)
+
+
+def one(**columns: Any) -> float:
+    return published(**columns)["value"].item()
+
+
+def test_fam_says_the_same_in_two_tables_but_once(rows: pd.DataFrame) -> None:
+    blocks = {"size": "1B", "memory_blocks": 1}
+    datasets = rows.loc[rows["where"] == "table 11", "dataset"].unique()
+    for dataset in datasets:
+        twin = {"paper": "fam", "dataset": dataset}
+        whole = one(**twin, where="table 11", model="FAM")
+        window = one(**twin, where="table 11", model="BSWA", setting=blocks)
+        assert one(**twin, where="table 8", model="BSWA") == window
+        if dataset.startswith("Scrolls") or dataset == "XLSum":
+            assert one(**twin, where="table 5", setting={"fam_len": 64}) == whole
+        if dataset == "XLSum":
+            assert one(**twin, where="table 6", setting={"past_fams": 1}) == whole
+        if dataset in ("Isabelle", "PG-19"):
+            last = one(**twin, where="table 7", setting={"fam_positions": "last"})
+            assert last - whole == pytest.approx(0.7 if dataset == "PG-19" else 0.0)
+    assert len(datasets) == 6
 
 
 def test_rows_are_asked_for_by_column_and_setting() -> None:
