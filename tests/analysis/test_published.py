@@ -49,7 +49,18 @@ TABLES = {
     },
     "fnet": {"LRA results": 7},
     "h_transformer_1d": {"LRA results": 7},
+    "hf_infini": {"blog post": 6},
+    "huawei_infini": {"abstract": 1, "body, by a reader's notes": 2},
     "igloo": {"LRA README": 7},
+    "infini": {
+        "figure 3": 1,
+        "figure 4": 6,
+        "table 1": 5,
+        "table 2": 20,
+        "table 3": 60,
+        "table 4": 24,
+        "text with table 2": 2,
+    },
     "lra": {"README": 1, "results table": 88, "speed and memory table": 24, "text on Image": 3},
     "lru": {"LRA results": 7},
     "luna": {
@@ -103,6 +114,7 @@ WITHOUT_ARXIV = {
     "dss",
     "fnet",
     "h_transformer_1d",
+    "hf_infini",
     "igloo",
     "lru",
     "mega",
@@ -352,6 +364,21 @@ def test_fam_says_the_same_in_two_tables_but_once(rows: pd.DataFrame) -> None:
             last = one(**twin, where="table 7", setting={"fam_positions": "last"})
             assert last - whole == pytest.approx(0.7 if dataset == "PG-19" else 0.0)
     assert len(datasets) == 6
+
+
+def test_memory_of_infini_attention_is_rounded_from_its_formulas() -> None:
+    exact = {row.model: row.value for row in each(published(paper="infini", where="table 1"))}
+    printed = {row.model: row.value for row in each(published(where="table 2", metric="memory_entries"))}
+    ratios = {row.model: row.value for row in each(published(where="table 2", metric="memory_ratio"))}
+    for model, millions in printed.items():
+        assert millions == pytest.approx(exact[model] / 1e6, rel=0.025)
+        assert ratios[model] == pytest.approx(printed["Memorizing Transformers"] / millions, rel=0.015)
+
+
+def test_overall_rouge_is_the_geometric_mean() -> None:
+    table = published(paper="infini", where="table 4").pivot(index="model", columns="metric", values="value")
+    mean = (table["rouge_1"] * table["rouge_2"] * table["rouge_l"]) ** (1 / 3)
+    assert (table["rouge_overall"] - mean).abs().max() < 0.05
 
 
 def test_rows_are_asked_for_by_column_and_setting() -> None:
