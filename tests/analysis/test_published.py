@@ -19,6 +19,7 @@ FILE = RESULTS / "published.csv"
 #: Rows of each table and figure that the reading notes hold.
 TABLES = {
     "amos": {"LRA results": 1},
+    "armt": {"tables": 1},
     "conv_luna": {
         "LRA results (table unknown)": 24,
         "accuracy by memory size (place unknown)": 2,
@@ -27,6 +28,7 @@ TABLES = {
         "memory degradation (figure unknown)": 2,
         "softmax temperature (place unknown)": 3,
     },
+    "decimamba": {"tables": 1},
     "dss": {"LRA results": 7},
     "fam": {
         "figure 3a": 11,
@@ -47,10 +49,11 @@ TABLES = {
         "table 8": 16,
         "table 9": 30,
     },
+    "ffn_kernel": {"tables": 1},
     "fnet": {"LRA results": 7},
     "h_transformer_1d": {"LRA results": 7},
     "hf_infini": {"blog post": 6},
-    "huawei_infini": {"abstract": 1, "body, by a reader's notes": 2},
+    "huawei_infini": {"abstract": 1, "body, by a reader's notes": 2, "tables": 1},
     "igloo": {"LRA README": 7},
     "infini": {
         "figure 3": 1,
@@ -61,6 +64,7 @@ TABLES = {
         "table 4": 24,
         "text with table 2": 2,
     },
+    "landmark": {"tables": 1},
     "lra": {"README": 1, "results table": 88, "speed and memory table": 24, "text on Image": 3},
     "lru": {"LRA results": 7},
     "luna": {
@@ -91,6 +95,7 @@ TABLES = {
         "training memory and speed table": 6,
     },
     "nystromformer": {"LRA results": 13},
+    "position_interpolation": {"as Infini cites it": 1, "tables": 1},
     "rmt": {
         "Hyperpartisan table": 21,
         "figure 3": 35,
@@ -103,14 +108,19 @@ TABLES = {
         "table 1": 3,
     },
     "rmt_1m": {"abstract": 1, "figure 1": 37, "figure 3": 2, "figure 5": 174},
+    "ruler": {"threshold of the effective length": 1},
     "s4": {"LRA results": 14},
     "s4d": {"LRA results": 7},
     "s5": {"LRA results": 7},
+    "samba": {"abstract": 1, "tables": 1},
+    "stuffed_mamba": {"abstract": 1, "tables": 1},
     "tlb": {"LRA README": 7},
 }
 #: Papers whose arXiv id the reading notes do not give.
 WITHOUT_ARXIV = {
     "amos",
+    "armt",
+    "decimamba",
     "dss",
     "fnet",
     "h_transformer_1d",
@@ -119,9 +129,12 @@ WITHOUT_ARXIV = {
     "lru",
     "mega",
     "nystromformer",
+    "position_interpolation",
+    "ruler",
     "s4",
     "s4d",
     "s5",
+    "samba",
     "tlb",
 }
 
