@@ -97,7 +97,7 @@ TABLES = {
     "nystromformer": {"LRA results": 13},
     "position_interpolation": {"as Infini cites it": 1, "tables": 1},
     "rmt": {
-        "Hyperpartisan table": 21,
+        "Hyperpartisan results": 21,
         "figure 3": 35,
         "figure 4a": 8,
         "figure 4b": 6,
