@@ -48,7 +48,7 @@ COLUMNS = (
 #: What ``status`` says of a value.
 STATUSES = {
     "stated": "printed as a number in the paper, or in what the source says it was copied from",
-    "read": "read off a plot, or off a public redrawing of it",
+    "read": "read off a plot, out of its drawing commands, or from a script that redraws it",
     "derived": "recomputed from other numbers or from the authors' result files",
     "not_found": "no number could be had: the row keeps its place and has no value",
 }
