@@ -71,7 +71,7 @@ class LocalLauncher(Launcher):
         settings = varied_settings(job_overrides)
         if configs[0].mode in ("plan", "bench"):
             shutil.rmtree(folder, ignore_errors=True)
-            raise SystemExit(_answer(configs, settings))
+            raise SystemExit(_answer(configs, settings, places=len(find_places(self.jobs, configs))))
         everything = zip(job_overrides, configs, settings, strict=True)
         jobs = [Job(index + 1, len(configs), folder, *job) for index, job in enumerate(everything)]
         raise SystemExit(run_sweep(jobs, folder, places=find_places(self.jobs, configs)))
@@ -85,7 +85,7 @@ class LocalLauncher(Launcher):
         return build_run_config(composed)
 
 
-def _answer(configs: Sequence[RunConfig], settings: Sequence[str]) -> int:
+def _answer(configs: Sequence[RunConfig], settings: Sequence[str], *, places: int) -> int:
     """What is answered by one process for all jobs: a benchmark's would disturb each other."""
     if configs[0].mode == "bench":
         from experiments.bench import run_bench
@@ -97,7 +97,7 @@ def _answer(configs: Sequence[RunConfig], settings: Sequence[str]) -> int:
             return ExitCode.USER_ERROR
     from experiments.plan import print_plan
 
-    return print_plan(configs, settings)
+    return print_plan(configs, settings, places=places)
 
 
 def register_launcher() -> None:

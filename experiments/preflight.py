@@ -91,7 +91,8 @@ def check_command_line(arguments: Sequence[str]) -> list[RunConfig]:
     register_resolvers()
     with _composing():
         jobs = list(_jobs(overrides, multirun=args.multirun))
-        configs = [_check_job(job, jobs) for job in jobs]
+        fitting: set[object] = set()
+        configs = [_check_job(job, jobs, fitting) for job in jobs]
     _refuse_duplicates(jobs, configs)
     if args.multirun and configs[0].mode == "train":
         _check_writable(configs[0].store.folder / "sweeps")
@@ -259,15 +260,18 @@ def _study_params(fixed: list[str]) -> Mapping[str, Any]:
     return OmegaConf.to_container(composed.hydra.sweeper.params or OmegaConf.create({}))  # type: ignore[return-value]
 
 
-def _check_job(overrides: list[str], jobs: Sequence[list[str]]) -> RunConfig:
+def _check_job(overrides: list[str], jobs: Sequence[list[str]], fitting: set[object]) -> RunConfig:
+    """The typed settings of a job; ``fitting`` remembers what has been built, as seeds share it."""
     try:
         config = build_run_config(_compose(overrides))
         if config.mode == "bench":
             from experiments.bench import sized
 
             config = sized(config)
-        if config.mode in ("train", "plan", "bench"):
+        key = repr((config.model, config.backbone, config.task))
+        if config.mode in ("train", "plan", "bench") and key not in fitting:
             check_run(config)
+            fitting.add(key)
         return config
     except ConfigError as error:
         own = set(overrides) - set(jobs[0]).intersection(*jobs)
