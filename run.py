@@ -12,6 +12,7 @@ from experiments.errors import ConfigError, ExitCode
 from experiments.job import dispatch
 from experiments.launcher import follow_parent, register_launcher
 from experiments.preflight import check_command_line, is_job_of_sweep, quoted
+from experiments.redact import redact
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -30,7 +31,7 @@ def main() -> None:
         try:
             check_command_line(sys.argv[1:])
         except ConfigError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(redact(f"error: {error}"), file=sys.stderr)
             sys.exit(ExitCode.USER_ERROR)
     register_resolvers()
     register_launcher()

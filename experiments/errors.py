@@ -12,6 +12,8 @@ import signal
 from collections.abc import Iterable
 from enum import IntEnum
 
+from experiments.redact import redact
+
 #: What the system says when a folder cannot be written, or is none.
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
@@ -89,10 +91,13 @@ def unknown(kind: str, name: str, choices: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException | str) -> str:
-    """The first line with something in it of a message, or the error's type when it has no message."""
+    """The first line with something in it of a message, or the error's type when it has no message.
+
+    Keys and passwords are left out: the line is on its way to somebody who reads it.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if lines:
-        return lines[0]
+        return redact(lines[0])
     return error if isinstance(error, str) else type(error).__name__
 
 

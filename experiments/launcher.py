@@ -38,6 +38,7 @@ from experiments.config import REPOSITORY, RunConfig, build_run_config
 from experiments.errors import ConfigError, ExitCode, Interrupted, StoreError
 from experiments.interrupts import Interruption
 from experiments.progress import Snapshot
+from experiments.redact import file_name, redact_file
 from experiments.store import RunFolder
 from experiments.table import Row, format_table, print_table, write_csv
 
@@ -72,6 +73,7 @@ class LocalLauncher(Launcher):
         if configs[0].mode in ("plan", "bench"):
             shutil.rmtree(folder, ignore_errors=True)
             raise SystemExit(_answer(configs, settings, places=len(find_places(self.jobs, configs))))
+        redact_file(folder / "multirun.yaml")  # Hydra's own record of what was typed
         everything = zip(job_overrides, configs, settings, strict=True)
         jobs = [Job(index + 1, len(configs), folder, *job) for index, job in enumerate(everything)]
         raise SystemExit(run_sweep(jobs, folder, places=find_places(self.jobs, configs)))
@@ -141,7 +143,7 @@ class Job:
     @property
     def name(self) -> str:
         """The part that the names of its files share."""
-        return f"{self.number:03}-{self.config.label.replace(' ', '-').replace('/', '-')}"
+        return f"{self.number:03}-{file_name(self.config.label)}"
 
     @property
     def log(self) -> Path:
@@ -200,6 +202,7 @@ class Job:
     def finish(self, *, interrupted: bool) -> None:
         """Reads how the ended process ended."""
         assert self.process is not None
+        redact_file(self.log)
         code = self.process.returncode
         self.status = _status_of(code, self.report().get("state", ""), interrupted=interrupted)
         if self.status in ("ok", "skipped"):

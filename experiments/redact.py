@@ -12,6 +12,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -53,6 +55,16 @@ def redacted(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(redacted(item) for item in value)
     return value
+
+
+def redact_file(path: Path) -> None:
+    """Redacts a text that somebody else wrote, such as what a process printed; one without secrets is not touched."""
+    with suppress(OSError):
+        before = path.read_bytes()
+        text = before.decode("utf-8", "surrogateescape")
+        after = redact(text)
+        if after != text:
+            path.write_bytes(after.encode("utf-8", "surrogateescape"))
 
 
 def file_name(text: str) -> str:

@@ -209,6 +209,42 @@ def test_every_environment_variable_stands_in_the_readme_table() -> None:
     assert read - between_processes == listed
 
 
+def runs_what_it_reads(call: ast.Call) -> str | None:
+    """What is wrong with a call that reads a file: a way of reading that executes what the file says."""
+    name = ast.unparse(call.func)
+    keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+    if name in {"pickle.load", "pickle.Unpickler", "cPickle.load", "dill.load", "joblib.load", "shelve.open"}:
+        return f"{name} executes what a file says"
+    if name in {"pd.read_pickle", "pandas.read_pickle", "marshal.load", "eval", "exec", "os.system"}:
+        return f"{name} executes what it reads"
+    if name in {"yaml.load", "yaml.unsafe_load", "yaml.full_load"}:
+        return f"{name}: use OmegaConf.load or yaml.safe_load"
+    if name == "torch.load" and keywords.get("weights_only") != "True":
+        return "torch.load without weights_only=True"
+    if name.endswith(("load", "fit", "load_checkpoint")) and keywords.get("weights_only", "True") != "True":
+        return f"{name} with weights_only={keywords['weights_only']}"
+    if keywords.get("allow_pickle", "False") != "False":
+        return f"{name} with allow_pickle={keywords['allow_pickle']}"
+    if keywords.get("shell", "False") != "False" or keywords.get("trust_remote_code", "False") != "False":
+        return f"{name} executes what it is given"
+    return None
+
+
+def test_nothing_that_is_read_is_executed() -> None:
+    for path in sources("tests", *RUNTIME, "benchmarks"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                problem = runs_what_it_reads(node)
+                assert problem is None, f"{path.relative_to(ROOT)}:{node.lineno}: {problem}"
+    refused = ["pickle.load(f)", "np.load(f, allow_pickle=True)", "torch.load(f)", "torch.load(f, weights_only=False)"]
+    refused += ["yaml.load(f)", "trainer.fit(m, weights_only=False)", "subprocess.run(x, shell=True)", "eval(x)"]
+    fine = ["np.load(f)", "model.eval()", "torch.load(f, weights_only=True)", "yaml.safe_load(f)", "load(f)"]
+    for code in refused + fine:
+        call = ast.parse(code, mode="eval").body
+        assert isinstance(call, ast.Call)
+        assert (runs_what_it_reads(call) is not None) == (code in refused), code
+
+
 def test_licence_and_citation_agree() -> None:
     assert "Apache License" in (ROOT / "LICENSE").read_text(encoding="utf-8")[:200]
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
