@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 INIT_SECONDS = 15.0
 FINISH_SECONDS = 30.0
 
-_TAG = 64
+#: Characters of a tag that W&B takes.
+MAX_TAG = 64
 
 DEFAULT_SERVER = "https://api.wandb.ai"
 
@@ -99,7 +100,7 @@ class WandbTracker(Tracker):
             group=redact(f"{config.task.name}/{config.study or _sweep() or config.scale}"),
             job_type="train",
             tags=_tags(config, facts),
-            config={**redacted(to_plain(config)), **facts, "sweep": _sweep()},
+            config={**redacted(to_plain(config)), **facts, "variant": config.model.label, "sweep": _sweep()},
             dir=self._folder.path,
             reinit="finish_previous",
             settings=wandb.Settings(
@@ -172,11 +173,11 @@ def _sweep() -> str | None:
 
 
 def _tags(config: RunConfig, facts: Mapping[str, Any]) -> list[str]:
-    """What a view of many runs is filtered by. W&B takes no tag of more than 64 characters, and none twice."""
+    """What a view of many runs is filtered by. W&B takes no long tag, and none twice."""
     labels = [config.model.label, config.model.name, config.task.name, config.scale]
     named = [config.study and f"study:{config.study}", facts.get("data_source") and f"data:{facts['data_source']}"]
     named.append(_sweep() and f"sweep:{_sweep()}")
-    return list(dict.fromkeys(redact(str(label))[:_TAG] for label in [*labels, *named] if label))
+    return list(dict.fromkeys(redact(str(label))[:MAX_TAG] for label in [*labels, *named] if label))
 
 
 def open_tracker(config: RunConfig, folder: RunFolder, facts: Mapping[str, Any]) -> Tracker:

