@@ -112,7 +112,9 @@ def test_only_the_data_module_knows_lightning() -> None:
 
 def test_settings_and_store_load_without_torch() -> None:
     modules = [
-        name for name in ("config", "store", "launcher", "results") if (ROOT / "experiments" / f"{name}.py").exists()
+        name
+        for name in ("config", "store", "launcher", "results", "manifest", "estimates")
+        if (ROOT / "experiments" / f"{name}.py").exists()
     ]
     code = f"import sys, {', '.join(f'experiments.{name}' for name in modules)}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
