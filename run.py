@@ -8,11 +8,13 @@ import hydra
 from omegaconf import DictConfig
 
 from experiments.config import register_resolvers
-from experiments.errors import ConfigError, ExitCode
+from experiments.errors import ConfigError, ExitCode, Interrupted
+from experiments.interrupts import raising_interrupted
 from experiments.job import dispatch
-from experiments.launcher import follow_parent, register_launcher
+from experiments.launcher import register_launchers
 from experiments.preflight import check_command_line, is_job_of_sweep, quoted
 from experiments.redact import redact
+from experiments.sweep import follow_parent
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -34,12 +36,15 @@ def main() -> None:
             print(redact(f"error: {error}"), file=sys.stderr)
             sys.exit(ExitCode.USER_ERROR)
     register_resolvers()
-    register_launcher()
+    register_launchers()
     run()
 
 
 if __name__ == "__main__":
     try:
-        main()
-    except KeyboardInterrupt:  # before a run has its own handlers
+        with raising_interrupted():  # before anything slow is imported; a run puts its own handlers on top
+            main()
+    except Interrupted as error:
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:  # in the moment before
         sys.exit(ExitCode.INTERRUPTED)

@@ -314,19 +314,9 @@ def build_run_config(composed: DictConfig | Mapping[str, Any]) -> RunConfig:
     """
     values = _resolved(composed)
     values.pop("size", None)
-    sections: dict[str, Callable[[Any], Any]] = {
-        "model": _model_config,
-        "backbone": _backbone_config,
-        "task": _task_config,
-        "trainer": lambda section: typed(TrainerConfig, section, "trainer"),
-        "logger": lambda section: typed(LoggerConfig, section, "logger"),
-        "data": lambda section: typed(DataConfig, section, "data"),
-        "store": lambda section: typed(StoreConfig, section, "store"),
-        "bench": lambda section: typed(BenchConfig, section, "bench"),
-    }
     _refuse_unknown(values, [item.name for item in fields(RunConfig)], "")
-    built = {name: build(_section(values, name)) for name, build in sections.items()}
-    rest = typed(_Labels, {key: value for key, value in values.items() if key not in sections}, "")
+    built = {name: _built(name, _section(values, name)) for name in _SECTIONS}
+    rest = _built("", {key: value for key, value in values.items() if key not in _SECTIONS})
     try:
         return RunConfig(**built, **asdict(rest))
     except ValueError as error:
@@ -433,6 +423,18 @@ class _Labels:
     watch: float | None = None
 
 
+#: Typed sections by name and values: the jobs of a sweep share most of theirs, and typing one takes milliseconds.
+_TYPED: dict[tuple[str, str], Any] = {}
+
+
+def _built(name: str, values: dict[str, Any]) -> Any:
+    """A typed section. It is frozen, so that every config with the same values may hold the same one."""
+    key = name, repr(values)
+    if key not in _TYPED:
+        _TYPED[key] = _SECTIONS.get(name, lambda section: typed(_Labels, section, ""))(values)
+    return _TYPED[key]
+
+
 def _model_config(values: dict[str, Any]) -> ModelConfig:
     import models
 
@@ -452,6 +454,18 @@ def _backbone_config(values: dict[str, Any]) -> Any:
     import models
 
     return typed(models.BackboneConfig, values, "backbone")
+
+
+_SECTIONS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "model": _model_config,
+    "backbone": _backbone_config,
+    "task": _task_config,
+    "trainer": lambda section: typed(TrainerConfig, section, "trainer"),
+    "logger": lambda section: typed(LoggerConfig, section, "logger"),
+    "data": lambda section: typed(DataConfig, section, "data"),
+    "store": lambda section: typed(StoreConfig, section, "store"),
+    "bench": lambda section: typed(BenchConfig, section, "bench"),
+}
 
 
 def _split_options(

@@ -5,15 +5,18 @@
      "jobs": [{"number": 1, "label": "fam lra_text s0", "settings": "", "folder": "", "id": "", "status": "running",
                "message": ""}, ...]}
 
-``folder`` is empty until the job has found its run, ``id`` is the scheduler's. Keys that are not known are passed over,
-so that a later version's sweep can still be looked at. Importing this module loads neither torch nor Lightning.
+``id`` is the scheduler's. ``folder`` is empty until the parent has heard of the run; a job says it first in a file of
+its own beside the manifest (``.<number>-<label>.json``), which is read where the manifest is silent. Keys that are not
+known are passed over, so that a later version's sweep can still be looked at. Importing this module loads neither torch
+nor Lightning.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ WAITING = ("not started", "queued")
 
 
 @dataclass(frozen=True)
-class SweepJob:
+class JobRecord:
     """One job as the sweep's parent knows it."""
 
     number: int
@@ -46,7 +49,7 @@ class SweepJob:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class SweepRecord:
     """One sweep and its jobs."""
 
     sweep: str
@@ -65,7 +68,7 @@ class Sweep:
     """Last change."""
     ended: float | None
     """None while it is at work, or if its process was killed."""
-    jobs: tuple[SweepJob, ...]
+    jobs: tuple[JobRecord, ...]
     """In the order of their numbers."""
 
 
@@ -90,7 +93,7 @@ def find_sweep(store: Path, prefix: str) -> Path:
     raise ConfigError(f"sweep={prefix}: {len(found)} sweeps start with this, give more digits: {', '.join(found[:5])}")
 
 
-def read_manifest(folder: Path) -> Sweep:
+def read_manifest(folder: Path) -> SweepRecord:
     """What the sweep of a folder says of itself.
 
     Raises:
@@ -106,14 +109,27 @@ def read_manifest(folder: Path) -> Sweep:
     except ValueError as error:
         raise StoreError(f"{path} is torn (no complete JSON): mode=status sweep=all shows the others") from error
     try:
-        return _sweep(stored)
+        record = _sweep(stored)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{path} is no manifest of a sweep ({type(error).__name__}: {error})") from error
+    return replace(record, jobs=tuple(_with_folder(job, folder) for job in record.jobs))
 
 
-def _sweep(stored: Mapping[str, Any]) -> Sweep:
+def _with_folder(job: JobRecord, sweep: Path) -> JobRecord:
+    """The job with its run's folder, by its own report if the sweep does not know it yet, or never will."""
+    if job.folder:
+        return job
+    for path in sweep.glob(f".{job.number:03}-*.json"):
+        with suppress(OSError, ValueError):
+            report = json.loads(path.read_bytes())
+            if isinstance(report, dict):
+                return replace(job, folder=str(report.get("folder") or ""))
+    return job
+
+
+def _sweep(stored: Mapping[str, Any]) -> SweepRecord:
     ended = stored.get("ended")
-    return Sweep(
+    return SweepRecord(
         sweep=str(stored["sweep"]),
         launcher=str(stored.get("launcher", "")),
         command=str(stored.get("command", "")),
@@ -126,7 +142,7 @@ def _sweep(stored: Mapping[str, Any]) -> Sweep:
     )
 
 
-def _job(stored: Mapping[str, Any]) -> SweepJob:
+def _job(stored: Mapping[str, Any]) -> JobRecord:
     texts = {name: str(stored.get(name) or "") for name in ("settings", "folder", "id", "message")}
     status = str(stored.get("status", "not started"))
-    return SweepJob(number=int(stored["number"]), label=str(stored["label"]), status=status, **texts)
+    return JobRecord(number=int(stored["number"]), label=str(stored["label"]), status=status, **texts)

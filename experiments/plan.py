@@ -188,7 +188,7 @@ def _action(config: RunConfig, folder: RunFolder) -> tuple[str, int]:
     if state == "new":
         return "run", 0
     state = state.replace("_", " ")
-    if not folder.last_checkpoint.exists():
+    if not folder.can_resume:
         return f"run again ({state})", 0
     step = status.get("step")
     return f"resume ({state} at step {step})", step if isinstance(step, int) else 0

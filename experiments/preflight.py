@@ -10,31 +10,21 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.config import (
-    REPOSITORY,
-    RunConfig,
-    build_model,
-    build_run_config,
-    build_task,
-    register_resolvers,
-)
+from experiments.compose import CONF, composer, composing, groups, keys, parse
+from experiments.config import RunConfig, build_model, build_task, register_resolvers
 from experiments.errors import ConfigError, explain_os_error, first_line, unknown
 from experiments.store import MissingSource, identify
-
-CONF = REPOSITORY / "conf"
 
 #: Bytes that a sweep needs at least: Hydra's record of it, the table and logs.
 _ROOM = 1 << 18
@@ -91,10 +81,9 @@ def check_command_line(arguments: Sequence[str]) -> list[RunConfig]:
         _check_choices(override)
     _check_mode(overrides, multirun=args.multirun)
     register_resolvers()
-    with _composing():
+    with composing():
         jobs = list(_jobs(overrides, multirun=args.multirun))
-        fitting: set[object] = set()
-        configs = [_check_job(job, jobs, fitting) for job in jobs]
+        configs = _check_jobs(jobs)
     _refuse_duplicates(jobs, configs)
     if args.multirun and configs[0].mode == "train":
         _check_writable(configs[0].store.folder / "sweeps")
@@ -127,18 +116,9 @@ def quoted(arguments: Sequence[str]) -> list[str]:
     return [re.sub(r"^(run|sweep)=([0-9a-f-]+)$", r"\1='\2'", text) for text in arguments]
 
 
-def groups() -> dict[str, tuple[str, ...]]:
-    """The choices of every config group: ``{"model": ("block_window", ...), ...}``."""
-    found: dict[str, list[str]] = {}
-    for path in sorted(CONF.rglob("*.yaml")):
-        if path.parent != CONF:
-            found.setdefault(path.parent.relative_to(CONF).as_posix(), []).append(path.stem)
-    return {group: tuple(names) for group, names in found.items()}
-
-
 def _parse(text: str) -> Override:
     try:
-        override = OverridesParser.create().parse_override(text)
+        override = parse(text)
         if not override.key_or_group:
             raise HydraException("there is no key")
         return override
@@ -265,23 +245,34 @@ def _study_params(fixed: list[str]) -> Mapping[str, Any]:
     return OmegaConf.to_container(composed.hydra.sweeper.params or OmegaConf.create({}))  # type: ignore[return-value]
 
 
-def _check_job(overrides: list[str], jobs: Sequence[list[str]], fitting: set[object]) -> RunConfig:
-    """The typed settings of a job; ``fitting`` remembers what has been built, as seeds share it."""
-    try:
-        config = build_run_config(_compose(overrides))
-        if config.mode == "bench":
-            from experiments.bench import sized
+def _check_jobs(jobs: Sequence[list[str]]) -> list[RunConfig]:
+    """The typed settings of all jobs; what the jobs of one setting share is checked once."""
+    checked = set()
+    common = set(jobs[0]).intersection(*jobs)
+    configs = []
+    for overrides in jobs:
+        try:
+            config = _composed(overrides)
+            if config.mode == "bench":
+                from experiments.bench import sized
 
-            config = sized(config)
-        key = repr((config.model, config.backbone, config.task))
-        if config.mode in ("train", "plan", "bench") and key not in fitting:
-            check_run(config)
-            fitting.add(key)
-        return config
-    except ConfigError as error:
-        own = set(overrides) - set(jobs[0]).intersection(*jobs)
-        where = " ".join(text for text in overrides if text in own)
-        raise ConfigError(f"{error} (in the job {where})" if where else str(error)) from error
+                config = sized(config)
+            parts = repr((config.model, config.backbone, config.task, config.scale))
+            if config.mode in ("train", "plan", "bench") and parts not in checked:
+                check_run(config)
+                checked.add(parts)
+        except ConfigError as error:
+            where = " ".join(text for text in overrides if text not in common)
+            raise ConfigError(f"{error} (in the job {where})" if where else str(error)) from error
+        configs.append(config)
+    return configs
+
+
+def _composed(overrides: list[str]) -> RunConfig:
+    try:
+        return composer().config(overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_diagnose(overrides, error)) from error
 
 
 def _refuse_duplicates(jobs: Sequence[list[str]], configs: Sequence[RunConfig]) -> None:
@@ -304,12 +295,6 @@ def _check_writable(folder: Path) -> None:
         raise ConfigError(explain_os_error(error)) from error
 
 
-@contextmanager
-def _composing() -> Iterator[None]:
-    with initialize_config_dir(str(CONF), version_base="1.3", job_name="run"):
-        yield
-
-
 def _compose(overrides: list[str], *, with_hydra: bool = False) -> DictConfig:
     try:
         return compose("config", overrides, return_hydra_config=with_hydra)
@@ -322,7 +307,7 @@ def _diagnose(overrides: list[str], error: Exception) -> str:
     parsed = [_parse(text) for text in overrides]
     chosen = [_text(item) for item in parsed if item.key_or_group in groups()]
     try:
-        known = _keys(compose("config", chosen, return_hydra_config=True))
+        known = keys(compose("config", chosen, return_hydra_config=True))
     except MissingConfigException as missing:
         group, _, name = str(missing.missing_cfg_file).rpartition("/")
         return unknown(group, name, missing.options or ())
@@ -348,20 +333,6 @@ def _unknown_key(key: str, known: Sequence[str]) -> str:
         return unknown(f"key in {section}", leaf, [name.rpartition(".")[2] for name in siblings])
     hidden = ("hydra", "size")
     return unknown("key", key, [name for name in known if "." not in name and name not in hidden])
-
-
-def _keys(composed: DictConfig) -> list[str]:
-    """Dotted names of every section and value. Nothing is resolved, so that a bad value does not hide the keys."""
-    found: list[str] = []
-    stack: list[tuple[str, Any]] = [("", OmegaConf.to_container(composed, resolve=False))]
-    while stack:
-        prefix, node = stack.pop()
-        for key, value in node.items():
-            name = f"{prefix}{key}"
-            found.append(name)
-            if isinstance(value, dict):
-                stack.append((f"{name}.", value))
-    return found
 
 
 def is_job_of_sweep() -> bool:

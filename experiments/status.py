@@ -13,14 +13,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from experiments.config import RunConfig
-from experiments.errors import ExitCode, StoreError, first_line
-from experiments.manifest import WAITING, Sweep, SweepJob, find_sweep, find_sweeps, read_manifest
+from experiments.errors import ExitCode, Interrupted, StoreError, first_line
+from experiments.manifest import WAITING, JobRecord, SweepRecord, find_sweep, find_sweeps, read_manifest
 from experiments.progress import clock_time
 from experiments.redact import redact
 from experiments.store import RunFolder
@@ -76,17 +75,26 @@ def print_status(config: RunConfig) -> int:
         ConfigError: there is no such sweep.
         StoreError: its manifest cannot be read.
     """
-    with suppress(KeyboardInterrupt):
-        while True:
-            if config.watch is not None and sys.stdout.isatty():
-                print("\x1b[H\x1b[2J", end="")
-            over = _show(config)
-            if config.watch is None or over:
-                break
-            time.sleep(config.watch)
-            if not sys.stdout.isatty():
-                print(flush=True)
+    try:
+        _repeat(config)
+    except KeyboardInterrupt:
+        pass
+    except Interrupted as error:  # Ctrl-C, in a program that listens for signals
+        if error.exit_code != ExitCode.INTERRUPTED:
+            raise
     return ExitCode.OK
+
+
+def _repeat(config: RunConfig) -> None:
+    while True:
+        if config.watch is not None and sys.stdout.isatty():
+            print("\x1b[H\x1b[2J", end="")
+        over = _show(config)
+        if config.watch is None or over:
+            return
+        time.sleep(config.watch)
+        if not sys.stdout.isatty():
+            print(flush=True)
 
 
 def _show(config: RunConfig) -> bool:
@@ -107,18 +115,18 @@ def _show(config: RunConfig) -> bool:
     return _is_settled(sweep, standings)
 
 
-def sweep_standings(sweep: Sweep) -> list[Standing]:
+def sweep_standings(sweep: SweepRecord) -> list[Standing]:
     """How each job of a sweep stands."""
     over = is_over(sweep)
     return [job_standing(job, since=sweep.started, sweep_is_over=over) for job in sweep.jobs]
 
 
-def is_over(sweep: Sweep) -> bool:
+def is_over(sweep: SweepRecord) -> bool:
     """Whether nothing more will be started: the sweep has ended, or its process is gone from this machine."""
-    return sweep.ended is not None or (sweep.launcher == "local" and _is_gone(sweep.pid, sweep.host))
+    return sweep.ended is not None or _is_gone(sweep.pid, sweep.host)
 
 
-def job_standing(job: SweepJob, *, since: float = 0.0, sweep_is_over: bool = False) -> Standing:
+def job_standing(job: JobRecord, *, since: float = 0.0, sweep_is_over: bool = False) -> Standing:
     """How one job stands: by its run's own files where there are any, else by what the sweep says.
 
     Args:
@@ -138,7 +146,7 @@ def job_standing(job: SweepJob, *, since: float = 0.0, sweep_is_over: bool = Fal
     state = {"ok": "done", "skipped": "done", "locked": "failed"}.get(job.status, job.status)
     if job.status in WAITING:  # a scheduler keeps what it has queued
         state = "not started" if sweep_is_over and not job.id else "waiting"
-    if job.status == "running" and sweep_is_over:
+    if job.status == "running" and sweep_is_over and not job.id:
         state = "silent"
     return Standing(job.label, state, job.settings, message=_line(job.message))
 
@@ -175,7 +183,7 @@ def run_standing(folder: RunFolder, *, label: str = "", now: float | None = None
     return replace(own, state="running", left=None if eta is None else max(0.0, eta - age))
 
 
-def _is_settled(sweep: Sweep, standings: Sequence[Standing]) -> bool:
+def _is_settled(sweep: SweepRecord, standings: Sequence[Standing]) -> bool:
     """Whether nothing is left to wait for."""
     states = {standing.state for standing in standings}
     return not states & {"running", "waiting"} and ("silent" not in states or is_over(sweep))
@@ -253,7 +261,7 @@ def _cells(standing: Standing) -> list[str]:
     ]
 
 
-def _title(sweep: Sweep) -> str:
+def _title(sweep: SweepRecord) -> str:
     text = f"sweep {sweep.sweep} ({sweep.launcher}), started {_moment(sweep.started)}"
     if sweep.ended is not None:
         return f"{text}, ended {_moment(sweep.ended)}"

@@ -164,7 +164,7 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
             "variant": row.variant,
             "task": row.task,
             "seed": row.seed,
-            "settings": row.settings,
+            "settings": redact(row.settings),
             "job_status": row.status,
             "message": redact(row.message),
             "folder": str(row.folder or ""),

@@ -14,15 +14,17 @@ from pathlib import Path
 import pytest
 
 from experiments.config import REPOSITORY, RunConfig
+from experiments.engines.local import LocalEngine, find_places
 from experiments.errors import ExitCode
-from experiments.launcher import Job, find_places, run_sweep, varied_settings
+from experiments.launcher import LABELS
 from experiments.store import RunFolder
+from experiments.sweep import Job, run_sweep, varied_settings
 from tests.experiments.small_runs import settings
 
 #: Does what its first word says, as a run of run.py would: reports its folder, prints a last line, exits with a code.
 CHILD = """
 import json, os, pathlib, signal, sys, time
-from experiments.launcher import follow_parent
+from experiments.sweep import follow_parent
 from experiments.store import RunFolder
 
 follow_parent()
@@ -39,7 +41,8 @@ def end(state, code, line):
 with folder.lock():
     (root / f"started-{number}").write_text(json.dumps(dict(os.environ)))
     if what == "wait":
-        signal.signal(signal.SIGTERM, lambda *_: end("interrupted", 143, "interrupted: stopped by SIGTERM"))
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, lambda *_: end("interrupted", 143, "interrupted: stopped by a signal"))
         time.sleep(60)
     if what == "meet":  # both of two jobs must be at work at once
         deadline = time.monotonic() + 30
@@ -72,15 +75,15 @@ class Sweep:
     def jobs(self, *whats: str) -> list[Job]:
         """One job for each word."""
         root = str(self.root)
+        command = [sys.executable, str(self.root / "child.py")]
         return [
-            Job(number, len(whats), self.folder, [what, root], self.config)
+            Job(number, len(whats), self.folder, [what, root], self.config, command=command)
             for number, what in enumerate(whats, start=1)
         ]
 
     def run(self, *whats: str, at_once: int = 2) -> int:
         """The exit code of a sweep over what its jobs do."""
-        command = [sys.executable, str(self.root / "child.py")]
-        return run_sweep(self.jobs(*whats), self.folder, places=[{}] * at_once, command=command)
+        return run_sweep(self.jobs(*whats), LocalEngine([{}] * at_once), self.folder)
 
     def statuses(self) -> list[str]:
         """Status of each job, as the stored table says."""
@@ -108,8 +111,7 @@ def test_jobs_run_side_by_side_and_end_in_a_table(sweep: Sweep, capsys: pytest.C
 
 def test_a_job_gets_its_surroundings(sweep: Sweep) -> None:
     jobs = sweep.jobs("ok")
-    command = [sys.executable, str(sweep.root / "child.py")]
-    run_sweep(jobs, sweep.folder, places=[{"CUDA_VISIBLE_DEVICES": "3"}], command=command)
+    run_sweep(jobs, LocalEngine([{"CUDA_VISIBLE_DEVICES": "3"}]), sweep.folder)
     seen = json.loads((sweep.root / "started-1").read_text())
     assert seen["MEMATTN_JOB"] == "1/1"
     assert seen["MEMATTN_SWEEP"] == "one"
@@ -154,7 +156,7 @@ def start_parent(root: Path) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)])
 def test_a_signal_is_passed_on_and_the_table_still_printed(sweep: Sweep, number: int, code: int) -> None:
     process = start_parent(sweep.root)
     process.send_signal(number)
@@ -193,5 +195,5 @@ def test_places_follow_cores_threads_and_gpus(tmp_path: Path, monkeypatch: pytes
 
 def test_settings_are_what_the_sweep_varies_beside_model_task_and_seed() -> None:
     jobs = [["model=fam", "scale=smoke", f"trainer.steps={steps}", "seed=0"] for steps in (1, 2)]
-    assert varied_settings(jobs) == ["trainer.steps=1", "trainer.steps=2"]
-    assert varied_settings([["model=fam"], ["model=luna"]]) == ["", ""]
+    assert varied_settings(jobs, LABELS) == ["trainer.steps=1", "trainer.steps=2"]
+    assert varied_settings([["model=fam"], ["model=luna"]], LABELS) == ["", ""]

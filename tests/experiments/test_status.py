@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -16,8 +17,9 @@ from typing import Any
 import pytest
 
 from experiments import status
+from experiments.config import REPOSITORY
 from experiments.errors import ConfigError, ExitCode, StoreError
-from experiments.manifest import SweepJob, find_sweep, read_manifest
+from experiments.manifest import JobRecord, find_sweep, read_manifest
 from experiments.status import SILENT_SECONDS, job_standing, print_status, run_standing
 from experiments.store import RunFolder
 from tests.experiments.small_runs import settings
@@ -81,8 +83,8 @@ def shown(store: Store, capsys: pytest.CaptureFixture[str], *overrides: str) -> 
     return capsys.readouterr().out
 
 
-def job(folder: RunFolder | None, state: str, **fields: Any) -> SweepJob:
-    return SweepJob(1, "fam lra_text s0", folder=str(folder.path) if folder else "", status=state, **fields)
+def job(folder: RunFolder | None, state: str, **fields: Any) -> JobRecord:
+    return JobRecord(1, "fam lra_text s0", folder=str(folder.path) if folder else "", status=state, **fields)
 
 
 def test_every_state_of_a_job_is_told(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,7 +161,7 @@ def test_without_a_folder_the_manifest_is_all_there_is() -> None:
     assert job_standing(job(None, "not started"), sweep_is_over=True).state == "not started"
     assert job_standing(job(None, "queued", id="77"), sweep_is_over=True).state == "waiting", "a scheduler keeps it"
     assert job_standing(job(None, "running"), sweep_is_over=True).state == "silent"
-    gone = SweepJob(1, "fam lra_text s0", folder=os.devnull + "/nothing", status="ok")
+    gone = JobRecord(1, "fam lra_text s0", folder=os.devnull + "/nothing", status="ok")
     assert job_standing(gone).state == "done"
 
 
@@ -247,6 +249,18 @@ def test_without_a_sweep_the_runs_themselves_are_shown(store: Store, capsys: pyt
     assert "20 jobs: 1 done, 1 running, 18 failed" in out
 
 
+def test_a_job_is_found_by_its_own_report_before_its_sweep_knows(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = store.run(1, "running", locked=True, step=1, steps=2)
+    folder = store.sweep("one", [{"status": "running"}, {"status": "queued", "id": "77_1"}], ended=time.time())
+    (folder / ".000-fam-lra_text-s0.json").write_text('{"folder": "')
+    (folder / ".001-fam-lra_text-s1.json").write_text(json.dumps({"folder": str(run.path), "data": "x"}))
+    first, second = read_manifest(folder).jobs
+    assert (first.folder, second.folder) == ("", str(run.path))
+    assert "2 jobs: 1 running, 1 silent" in shown(store, capsys), "a queue goes on when the sweep has ended"
+
+
 def test_a_run_beside_the_sweep_is_not_overlooked(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     own = store.run(1, "running", locked=True, step=1, steps=2)
     store.sweep("one", [{"folder": str(own.path), "status": "running"}])
@@ -274,6 +288,18 @@ def test_watching_ends_with_the_jobs(
     assert [line for line in out.splitlines() if line.startswith("1 job")] == ["1 job: 1 running"] * 2 + [
         "1 job: 1 done"
     ]
+
+
+def test_ctrl_c_ends_the_command_well(store: Store) -> None:
+    store.sweep("one", [{"status": "queued", "id": "77"}])
+    command = [sys.executable, str(REPOSITORY / "run.py"), "mode=status", "watch=60", f"store.root={store.root}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    while "1 job: 1 waiting" not in (line := process.stdout.readline()):
+        assert line or process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[1] == ""
+    assert process.returncode == ExitCode.OK
 
 
 def test_ctrl_c_ends_watching_well(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
