@@ -13,6 +13,7 @@ from experiments.interrupts import raising_interrupted
 from experiments.job import dispatch
 from experiments.launcher import register_launchers
 from experiments.preflight import check_command_line, is_job_of_sweep, quoted
+from experiments.redact import redact
 from experiments.sweep import follow_parent
 
 
@@ -32,7 +33,7 @@ def main() -> None:
         try:
             check_command_line(sys.argv[1:])
         except ConfigError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(redact(f"error: {error}"), file=sys.stderr)
             sys.exit(ExitCode.USER_ERROR)
     register_resolvers()
     register_launchers()

@@ -10,6 +10,7 @@ options in models/.
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import time
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
-MODES = ("train", "eval", "bench", "plan", "list")
+MODES = ("train", "eval", "export", "bench", "plan", "status", "list")
 SCHEDULES = ("cosine", "inverse_sqrt", "constant")
 PRECISIONS = ("auto", "32", "bf16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -258,7 +259,8 @@ class RunConfig:
     bench: BenchConfig = field(default_factory=BenchConfig)
     """What mode=bench measures; changes nothing else."""
     mode: str = "train"
-    """train, eval (score a stored run again), bench (measure its cost), plan (say what would happen) or list."""
+    """train, eval (score a stored run again), export (write its model to be used elsewhere), bench (measure its cost),
+    plan (say what would happen), status (show how a sweep stands) or list."""
     scale: str = "laptop"
     """Column of the task's table of sizes that the settings were taken from."""
     seed: int = 0
@@ -268,12 +270,17 @@ class RunConfig:
     study: str | None = None
     """Name of the study that this run belongs to; a label."""
     run: str | None = None
-    """mode=eval: the run to score, by the first digits of its hash."""
+    """mode=eval, mode=export: the run, by the first digits of its hash."""
+    sweep: str | None = None
+    """mode=status: the sweep, by the first digits of its id; null: the latest; all: a line for each."""
+    watch: float | None = None
+    """mode=status: show it again every so many seconds until its jobs have ended; null: once."""
 
     def __post_init__(self) -> None:
         _check_choice("mode", self.mode, MODES)
         _check(0 <= self.seed < 2**31, "seed", self.seed, "must lie in [0, 2^31)")
-        check_mode(self.mode, run=self.run, force=self.force)
+        check_mode(self.mode, run=self.run, force=self.force, sweep=self.sweep, watch=self.watch)
+        _check(self.watch is None or 0.1 <= self.watch < math.inf, "watch", self.watch, "seconds, at least 0.1")
         if self.data.allow_standin and (self.scale != "paper" or self.mode not in ("train", "plan")):
             where = f"mode={self.mode}" if self.mode not in ("train", "plan") else f"scale={self.scale}"
             raise ConfigError(f"data.allow_standin=true has no effect with {where}: only scale=paper refuses stand-ins")
@@ -284,13 +291,18 @@ class RunConfig:
         return f"{self.model.label} {self.task.name} s{self.seed}"
 
 
-def check_mode(mode: str, *, run: str | None, force: bool) -> None:
+def check_mode(
+    mode: str, *, run: str | None, force: bool, sweep: str | None = None, watch: float | None = None
+) -> None:
     """Refuses settings that the mode would ignore, and asks for those that it needs."""
-    if mode == "eval" and not run:
-        raise ConfigError("mode=eval needs run=<first digits of the run's hash>: see results/runs/<task>/<model>/")
-    if mode != "eval" and run:
-        raise ConfigError(f"run={run} has no effect with mode={mode}: it names the run for mode=eval")
-    if force and mode in ("eval", "bench", "list"):
+    if mode in ("eval", "export") and not run:
+        raise ConfigError(f"mode={mode} needs run=<first digits of the run's hash>: see results/runs/<task>/<model>/")
+    if mode not in ("eval", "export") and run:
+        raise ConfigError(f"run={run} has no effect with mode={mode}: it names the run for mode=eval or mode=export")
+    for key, value, does in (("sweep", sweep, "names the sweep"), ("watch", watch, "repeats what is shown")):
+        if mode != "status" and value is not None:
+            raise ConfigError(f"{key}={value} has no effect with mode={mode}: it {does} for mode=status")
+    if force and mode not in ("train", "plan"):
         raise ConfigError(f"force=true has no effect with mode={mode}: it starts a run over with mode=train")
 
 
@@ -407,6 +419,8 @@ class _Labels:
     force: bool = False
     study: str | None = None
     run: str | None = None
+    sweep: str | None = None
+    watch: float | None = None
 
 
 #: Typed sections by name and values: the jobs of a sweep share most of theirs, and typing one takes milliseconds.

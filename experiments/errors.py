@@ -13,6 +13,8 @@ import sys
 from collections.abc import Iterable
 from enum import IntEnum
 
+from experiments.redact import redact
+
 #: What the system says when a folder cannot be written, or is none.
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
@@ -94,16 +96,19 @@ def unknown(kind: str, name: str, choices: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException | str) -> str:
-    """The first line with something in it of a message, or the error's type when it has no message."""
+    """The first line with something in it of a message, or the error's type when it has no message.
+
+    Keys and passwords are left out: the line is on its way to somebody who reads it.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if lines:
-        return lines[0]
+        return redact(lines[0])
     return error if isinstance(error, str) else type(error).__name__
 
 
 def warn(text: str) -> None:
     """One line about something that stops nothing."""
-    print(f"warning: {text}", file=sys.stderr, flush=True)
+    print(redact(f"warning: {text}"), file=sys.stderr, flush=True)
 
 
 def explain_os_error(error: OSError) -> str:

@@ -36,6 +36,7 @@ from experiments.errors import (
 )
 from experiments.interrupts import not_listening, raising_interrupted
 from experiments.preflight import check_run, is_job_of_sweep
+from experiments.redact import redact
 from experiments.store import (
     MissingSource,
     RunFolder,
@@ -85,9 +86,18 @@ def dispatch(composed: DictConfig) -> int:
             from experiments.bench import run_bench
 
             return run_bench([config])
+        if config.mode == "status":
+            from experiments.status import print_status
+
+            return print_status(config)
+        if config.mode == "export":
+            return export_job(config)
     except ConfigError as error:
         _say("error:", str(error), error=True)
         return ExitCode.USER_ERROR
+    except StoreError as error:
+        _say("error:", str(error), error=True)
+        return ExitCode.FAILED
     return run_job(config) if config.mode == "train" else evaluate_job(config)
 
 
@@ -126,9 +136,7 @@ def evaluate_job(config: RunConfig) -> int:
     """
     try:
         with raising_interrupted():
-            folder = find_run(config.store.runs, str(config.run))
-            if not folder.is_done:
-                raise ConfigError(f"run {folder.run_id} is {folder.state}, not done: train it to its end first")
+            folder = _find_done(config)
             stored = folder.config()
             trainer = replace(
                 stored.trainer,
@@ -144,8 +152,38 @@ def evaluate_job(config: RunConfig) -> int:
         return _say_failure(f"eval {config.run}", classify(error))
 
 
+def export_job(config: RunConfig) -> int:
+    """Writes the best model of the finished run that ``config.run`` names, for use without this program.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        with raising_interrupted():
+            folder = _find_done(config)
+            from experiments.export import export_run
+
+            print(export_run(folder), flush=True)
+            return ExitCode.OK
+    except BaseException as error:
+        return _say_failure(f"export {config.run}", classify(error))
+
+
+def _find_done(config: RunConfig) -> RunFolder:
+    """The finished run that ``config.run`` names."""
+    folder = find_run(config.store.runs, str(config.run))
+    if not folder.is_done:
+        raise ConfigError(f"run {folder.run_id} is {folder.state}, not done: train it to its end first")
+    return folder
+
+
 def classify(error: BaseException) -> Failure:
-    """State, exit code and one line for whatever ended a run."""
+    """State, exit code and one line, without keys and passwords, for whatever ended a run."""
+    failure = _classify(error)
+    return failure._replace(message=redact(failure.message))
+
+
+def _classify(error: BaseException) -> Failure:
     if isinstance(error, Interrupted | KeyboardInterrupt):
         code = error.exit_code if isinstance(error, Interrupted) else ExitCode.INTERRUPTED
         return Failure("interrupted", code, f"stopped by {str(error) or 'Ctrl-C'}; {RESUMES}")
@@ -306,7 +344,7 @@ def _say(label: str, text: str, *, error: bool = False) -> None:
     """One line, marked with the job's number when this process is part of a sweep."""
     job = os.environ.get("MEMATTN_JOB")
     mark = f"[{job}] " if job else ""
-    print(f"{mark}{label}  {text}", file=sys.stderr if error else sys.stdout, flush=True)
+    print(redact(f"{mark}{label}  {text}"), file=sys.stderr if error else sys.stdout, flush=True)
 
 
 def _say_failure(label: str, failure: Failure, folder: RunFolder | None = None) -> int:

@@ -31,6 +31,7 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.compose import composer, composing
 from experiments.config import RunConfig
 from experiments.errors import ConfigError, ExitCode
+from experiments.redact import redact, redact_file
 from experiments.sweep import Job, run_sweep, varied_settings
 
 if TYPE_CHECKING:
@@ -70,13 +71,14 @@ class SweepLauncher(Launcher):
         settings = varied_settings(job_overrides, LABELS)
         if configs[0].mode in _ANSWERED:
             shutil.rmtree(folder, ignore_errors=True)
-            raise SystemExit(_answer(configs, settings))
+            raise SystemExit(_answer(configs, settings, places=self.places(configs)))
+        redact_file(folder / "multirun.yaml")  # Hydra's own record of what was typed
         everything = zip(job_overrides, configs, settings, strict=True)
         jobs = [Job(index + 1, len(configs), folder, *job) for index, job in enumerate(everything)]
         try:
             engine = self.engine(configs, folder)
         except ConfigError as error:
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            print(redact(f"error: {error}"), file=sys.stderr, flush=True)
             raise SystemExit(ExitCode.USER_ERROR) from error
         raise SystemExit(run_sweep(jobs, engine, folder))
 
@@ -87,6 +89,14 @@ class SweepLauncher(Launcher):
             ConfigError: it cannot be had here.
         """
         raise NotImplementedError
+
+    def places(self, configs: Sequence[RunConfig]) -> int | None:
+        """How many of these jobs would run at a time, where that can be known; for a plan."""
+        if "jobs" not in self.settings:
+            return None
+        from experiments.engines.local import find_places
+
+        return len(find_places(self.settings["jobs"], configs))
 
 
 class LocalLauncher(SweepLauncher):
@@ -162,15 +172,15 @@ def register_launchers() -> None:
         plugins.register(plugin)
 
 
-def _answer(configs: Sequence[RunConfig], settings: Sequence[str]) -> int:
+def _answer(configs: Sequence[RunConfig], settings: Sequence[str], *, places: int | None) -> int:
     if configs[0].mode == "bench":
         from experiments.bench import run_bench
 
         try:
             return run_bench(configs)
         except ConfigError as error:
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            print(redact(f"error: {error}"), file=sys.stderr, flush=True)
             return ExitCode.USER_ERROR
     from experiments.plan import print_plan
 
-    return print_plan(configs, settings)
+    return print_plan(configs, settings, places=places)

@@ -54,6 +54,8 @@ _READ_BY = {
         "trainer.threads",
         "trainer.compile",
     ),
+    "export": ("mode", "run", "store"),
+    "status": ("mode", "sweep", "watch", "store"),
     "list": ("mode", "scale", "task"),
 }
 
@@ -110,8 +112,8 @@ def check_run(config: RunConfig) -> None:
 
 
 def quoted(arguments: Sequence[str]) -> list[str]:
-    """The arguments with the digits of ``run=`` in quotes, where 3e10 is no number."""
-    return [f"run='{text[4:]}'" if re.fullmatch(r"run=[0-9a-f]+", text) else text for text in arguments]
+    """The arguments with the digits of ``run=`` and ``sweep=`` in quotes, where 3e10 is no number."""
+    return [re.sub(r"^(run|sweep)=([0-9a-f-]+)$", r"\1='\2'", text) for text in arguments]
 
 
 def _parse(text: str) -> Override:
@@ -180,8 +182,11 @@ def _check_mode(overrides: Sequence[Override], *, multirun: bool) -> None:
     mode = _mode(overrides)
     if mode == "list" and multirun:
         raise ConfigError("mode=list shows what exists: leave out -m")
-    if mode == "eval" and multirun:
-        raise ConfigError("mode=eval scores one stored run: leave out -m")
+    for name, does in (("eval", "scores"), ("export", "exports")):
+        if mode == name and multirun:
+            raise ConfigError(f"mode={name} {does} one stored run: leave out -m")
+    if mode == "status" and multirun:
+        raise ConfigError("mode=status shows what was started before: leave out -m")
     for override in overrides:
         if mode != "bench" and _is_below(override.key_or_group, ("bench",)):
             raise ConfigError(f"{_text(override)} has no effect with mode={mode}: it is for mode=bench")

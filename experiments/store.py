@@ -31,6 +31,7 @@ from omegaconf import DictConfig, OmegaConf
 from data.options import identifying
 from experiments.config import RunConfig, build_run_config, to_plain
 from experiments.errors import ConfigError, LockedError, StoreError, first_line
+from experiments.redact import redact, redacted
 
 HASH_DIGITS = 10
 STATES = ("running", "done", "failed", "interrupted", "out_of_memory")
@@ -74,6 +75,17 @@ class MissingSource(NamedTuple):
     checksum: str = ""
     detail: str = ""
     is_standin: bool = False
+
+
+class Reading(NamedTuple):
+    """What the small files of a run say, each of them read once."""
+
+    state: str
+    """One of STATES, or ``new``, as it really is; see :attr:`RunFolder.state`."""
+    status: dict[str, Any]
+    """status.json; empty where there is none."""
+    result: dict[str, Any] | None
+    """result.json; None without one."""
 
 
 class Identity(NamedTuple):
@@ -224,12 +236,24 @@ class RunFolder:
     @property
     def state(self) -> str:
         """The state as it really is: one of STATES, or ``new``; ``running`` only while a process is at work."""
-        if self.is_done:
-            return "done"
-        stored = str(self.status().get("state", "new"))
+        return self.read().state
+
+    def read(self) -> Reading:
+        """State, status and result, with each file read once.
+
+        Raises:
+            StoreError: result.json cannot be trusted.
+        """
+        status = self.status()
+        result = self._result(status)
+        if result is not None:
+            return Reading("done", status, result)
+        stored = str(status.get("state", "new"))
         if stored in ("running", "done") and not self.is_locked():
-            return "interrupted"
-        return stored
+            if self.result_file.exists() or self.status() != status:  # it ended while we were looking
+                return self.read()
+            stored = "interrupted"
+        return Reading(stored, status, None)
 
     @contextmanager
     def lock(self, *, patience: float = 0.5) -> Iterator[None]:
@@ -268,7 +292,7 @@ class RunFolder:
         self.error_file.unlink(missing_ok=True)
         for leftover in self.path.glob(".*.tmp"):  # of a process that was killed while it wrote
             leftover.unlink(missing_ok=True)
-        write_atomically(self.config_file, OmegaConf.to_yaml(OmegaConf.create(to_plain(config))))
+        write_atomically(self.config_file, OmegaConf.to_yaml(OmegaConf.create(redacted(to_plain(config)))))
         self.write_status("running")
 
     def clear(self) -> None:
@@ -316,7 +340,7 @@ class RunFolder:
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "updated": round(time.time(), 3),
-            **fields,
+            **redacted(fields),
         }
         write_atomically(self.status_file, _json(status), sync=False)
 
@@ -356,16 +380,20 @@ class RunFolder:
         Raises:
             StoreError: result.json is torn, was edited, or belongs to another run.
         """
+        return self._result(None)
+
+    def _result(self, status: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        """See :meth:`result`; with the status where it has been read already."""
         try:
             text = self.result_file.read_text(encoding="utf-8")
         except (FileNotFoundError, NotADirectoryError):
             return None
-        problem = self._problem(text)
+        problem = self._problem(text, self.status() if status is None else status)
         if problem:
             raise StoreError(f"{self.result_file} {problem}: restore it, or start this run over with force=true")
         return json.loads(text)
 
-    def _problem(self, text: str) -> str | None:
+    def _problem(self, text: str, status: Mapping[str, Any]) -> str | None:
         """What is wrong with the text of result.json."""
         try:
             result = json.loads(text)
@@ -373,7 +401,7 @@ class RunFolder:
             return "is torn (no complete JSON)"
         if not isinstance(result, dict) or result.get("run_id") != self.run_id:
             return "belongs to another run"
-        digest = self.status().get("result_sha256")
+        digest = status.get("result_sha256")
         if digest is not None and digest != hashlib.sha256(text.encode()).hexdigest():
             return "was changed after the run had ended"
         return None
@@ -390,13 +418,14 @@ class RunFolder:
             writer.writerows(rows)
 
     def write_error(self, text: str) -> None:
-        """Stores a failure."""
+        """Stores a failure, without keys and passwords."""
+        text = redact(text)
         write_atomically(self.error_file, text if text.endswith("\n") else text + "\n")
 
     def log(self, line: str) -> None:
-        """Adds a dated line to log.txt."""
+        """Adds a dated line to log.txt, without keys and passwords."""
         with self.log_file.open("a", encoding="utf-8") as handle:
-            handle.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} [attempt {self.attempt}] {line}\n")
+            handle.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} [attempt {self.attempt}] {redact(line)}\n")
 
 
 def write_atomically(path: Path, text: str, *, sync: bool = True) -> None:

@@ -29,6 +29,8 @@ from experiments.engines.ticket import Ticket
 from experiments.errors import ExitCode, Interrupted, StoreError
 from experiments.interrupts import SIGNALS, Interruption, end_with_parent
 from experiments.job import headline
+from experiments.manifest import MANIFEST
+from experiments.redact import file_name, redact, redact_file
 from experiments.store import RunFolder, Source, run_folder, write_atomically
 from experiments.sweep_display import Display, make_sweep_display
 from experiments.table import Row, format_table, print_table, write_csv
@@ -37,9 +39,6 @@ if TYPE_CHECKING:
     from experiments.engines import End, Engine
 
 POLL_SECONDS = 0.2
-
-#: File of a sweep's folder that says which jobs it has and how each stands.
-MANIFEST = "sweep.json"
 
 #: So many lines "done before" are printed at most; the table has them all.
 _SKIPPED_LINES = 20
@@ -82,7 +81,7 @@ class Job:
     @property
     def name(self) -> str:
         """The part that the names of its files share."""
-        return f"{self.number:03}-{self.config.label.replace(' ', '-').replace('/', '-')}"
+        return f"{self.number:03}-{file_name(self.config.label)}"
 
     @property
     def log(self) -> Path:
@@ -131,6 +130,7 @@ class Job:
 
     def finish(self, end: End, *, interrupted: bool) -> None:
         """Reads how its process ended."""
+        redact_file(self.log)
         self.status = _status_of(end.code, self.report().get("state", ""), interrupted=interrupted)
         if self.status in _ENDED_WELL:
             return
@@ -174,11 +174,11 @@ class Job:
         return {
             "number": self.number,
             "label": self.config.label,
-            "settings": self.settings,
+            "settings": redact(self.settings),
             "folder": self.report().get("folder", ""),
             "id": self.id,
             "status": self.status,
-            "message": self.message,
+            "message": redact(self.message),
         }
 
 
@@ -361,7 +361,7 @@ class Sweep:
         content = {
             "sweep": self.folder.name,
             "launcher": self.engine.name,
-            "command": shlex.join(["python", *sys.argv]),
+            "command": redact(shlex.join(["python", *sys.argv])),
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "started": round(self._started, 3),

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.progress import clock_time
+from experiments.redact import redact
 from experiments.results import bootstrap, wilson
 from experiments.store import RunFolder
 
@@ -163,9 +164,9 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
             "variant": row.variant,
             "task": row.task,
             "seed": row.seed,
-            "settings": row.settings,
+            "settings": redact(row.settings),
             "job_status": row.status,
-            "message": row.message,
+            "message": redact(row.message),
             "folder": str(row.folder or ""),
         }
         for row in rows
@@ -180,7 +181,7 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
 
 #: Columns of words; the others hold numbers.
 _WORDS = frozenset(("variant", "task", "data", "settings", "test", "status", "run", "what would happen"))
-_WORDS |= {"model", "preset of", "paper (arXiv)"}
+_WORDS |= {"model", "preset of", "paper (arXiv)", "job", "state", "sweep", "launcher"}
 
 
 def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
@@ -246,7 +247,11 @@ def _size_cells(result: Mapping[str, Any]) -> list[str]:
 
 
 def _notes(rows: Sequence[Row]) -> Iterator[str]:
-    """Floors, what the intervals mean, and why jobs have no score."""
+    """Floors, what the intervals mean, and why jobs have no score; without keys and passwords."""
+    yield from map(redact, _remarks(rows))
+
+
+def _remarks(rows: Sequence[Row]) -> Iterator[str]:
     yield from _floors(rows)
     kinds = {found.kind for row in rows if (found := interval([row]))}
     if "examples" in kinds:
@@ -284,6 +289,14 @@ def _format_interval(found: Interval | None) -> str:
 
 def _number(value: Any, spec: str) -> str:
     return format(value, spec) if isinstance(value, int | float) else ""
+
+
+def size_text(count: float) -> str:
+    """Bytes as people read them: 640 KiB, 1.5 GiB."""
+    unit, *larger = ("B", "KiB", "MiB", "GiB", "TiB")
+    while abs(count) >= 1024 and larger:
+        count, (unit, *larger) = count / 1024, larger
+    return f"{count:,.0f} {unit}" if count >= 10 or unit == "B" else f"{count:.1f} {unit}"
 
 
 def _bytes(value: Any) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 from experiments.config import to_plain
+from experiments.redact import redact, redacted
 
 if TYPE_CHECKING:
     from experiments.config import RunConfig
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 #: How long W&B may keep a run waiting.
 INIT_SECONDS = 15.0
 FINISH_SECONDS = 30.0
+
+#: Characters of a tag that W&B takes.
+MAX_TAG = 64
 
 DEFAULT_SERVER = "https://api.wandb.ai"
 
@@ -92,11 +96,11 @@ class WandbTracker(Tracker):
             resume="allow" if self._mode == "online" else None,
             project=config.logger.project,
             entity=config.logger.entity,
-            name=f"{config.model.label}-{config.task.name}-{seed}-{run_hash}",
-            group=f"{config.task.name}/{config.study or os.environ.get('MEMATTN_SWEEP') or config.scale}",
+            name=redact(f"{config.model.label}-{config.task.name}-{seed}-{run_hash}"),
+            group=redact(f"{config.task.name}/{config.study or _sweep() or config.scale}"),
             job_type="train",
-            tags=[config.model.label, config.task.name, config.scale],
-            config={**to_plain(config), **facts},
+            tags=_tags(config, facts),
+            config={**redacted(to_plain(config)), **facts, "variant": config.model.label, "sweep": _sweep()},
             dir=self._folder.path,
             reinit="finish_previous",
             settings=wandb.Settings(
@@ -105,6 +109,7 @@ class WandbTracker(Tracker):
                 silent=True,
                 console="off",
                 x_disable_stats=self._mode != "online",
+                x_disable_meta=any(redact(word) != word for word in sys.argv),  # which hold the command line
             ),
         )
 
@@ -162,6 +167,19 @@ class WandbTracker(Tracker):
             self._try(lambda: self._run.finish(exit_code=exit_code))
 
 
+def _sweep() -> str | None:
+    """Id of the sweep that this run is a job of."""
+    return os.environ.get("MEMATTN_SWEEP") or None
+
+
+def _tags(config: RunConfig, facts: Mapping[str, Any]) -> list[str]:
+    """What a view of many runs is filtered by. W&B takes no long tag, and none twice."""
+    labels = [config.model.label, config.model.name, config.task.name, config.scale]
+    named = [config.study and f"study:{config.study}", facts.get("data_source") and f"data:{facts['data_source']}"]
+    named.append(_sweep() and f"sweep:{_sweep()}")
+    return list(dict.fromkeys(redact(str(label))[:MAX_TAG] for label in [*labels, *named] if label))
+
+
 def open_tracker(config: RunConfig, folder: RunFolder, facts: Mapping[str, Any]) -> Tracker:
     """The mirror that ``logger`` asks for; see :class:`WandbTracker` for the arguments."""
     if config.logger.name == "none" or wandb_mode(config.logger.mode) == "disabled":
@@ -195,9 +213,9 @@ def is_logged_in() -> bool:
 
 
 def _warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr, flush=True)
+    print(redact(f"warning: {text}"), file=sys.stderr, flush=True)
 
 
 def _reason(error: Exception) -> str:
     """An exception on one short line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+    return redact(f"{type(error).__name__}: {' '.join(str(error).split())}")[:200]

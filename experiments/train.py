@@ -62,7 +62,8 @@ def train(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
     module = _build_module(config, task, hardware)
     with Interruption() as interruption, make_display(config.trainer.progress, config.label) as display:
         reporter = Reporter(display, folder)
-        with open_tracker(config, folder, _facts(task, module)) as tracker:
+        facts = {**_facts(task, module), "data_source": task.locate().name}
+        with open_tracker(config, folder, facts) as tracker:
             callback = RunCallback(
                 task=task,
                 folder=folder,

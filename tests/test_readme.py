@@ -22,10 +22,11 @@ from pathlib import Path
 import pytest
 
 from data.prepare import parse
+from experiments import workspace
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
-QUICK = re.compile(r"scale=smoke|mode=(list|plan)|--help|--hydra-help|--cfg|--info|--version")
+QUICK = re.compile(r"scale=smoke|mode=(list|plan|status)|--help|--hydra-help|--cfg|--info|--version")
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -110,7 +111,7 @@ def test_run_command(command: str, environment: dict[str, str]) -> None:
     # Somebody else's data folder does not exist here.
     settings = {name: value for name, value in settings.items() if name != "MEMATTN_DATA"}
     arguments = [word for word in words[1:] if not word.startswith("data.root=")]
-    if "mode=eval" in arguments:
+    if {"mode=eval", "mode=export"} & set(arguments):
         arguments = [f"run={known_run(environment)}" if word.startswith("run=") else word for word in arguments]
     elif not QUICK.search(command):
         arguments = [word for word in arguments if not word.startswith("mode=")] + ["mode=plan"]
@@ -139,6 +140,8 @@ def check_other(words: list[str], environment: dict[str, str]) -> None:
                     assert (ROOT / path.partition("::")[0]).exists(), f"{path} does not exist"
         case ["python" | ".venv/bin/python", "-m", "data.prepare", *words_of_it]:
             parse(words_of_it)  # raises where the command would; running it may take minutes
+        case ["python" | ".venv/bin/python", "-m", "experiments.workspace", *words_of_it]:
+            workspace.parse(words_of_it)  # raises where the command would; running it may ask a server
         case ["python" | ".venv/bin/python", "-m", module, *options] if module.startswith(("benchmarks.", "analysis.")):
             told = run(["-m", module, "--help"], environment)
             for option in options:

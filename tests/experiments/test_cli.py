@@ -135,6 +135,24 @@ def test_a_plan_says_what_would_happen_and_leaves_nothing(
     assert sorted(home.rglob("*")) == before
 
 
+def test_a_stored_run_is_exported(sweep: subprocess.CompletedProcess[str], run_py: RunPy, home: Path) -> None:
+    run_id = str(results(home)[0]["run_id"])
+    done = run_py("mode=export", f"run={run_id.partition('-')[0]}")
+    assert done.returncode == ExitCode.OK, done.stderr
+    (folder,) = (home / "results" / "runs").rglob("export")
+    assert f"{run_id} exported to {folder}" in done.stdout
+
+
+def test_the_store_is_looked_at_by_hand(sweep: subprocess.CompletedProcess[str], run_py: RunPy, home: Path) -> None:
+    done = run_py("mode=status", "watch=0.5")
+    assert done.returncode == ExitCode.OK, done.stderr
+    assert "2 jobs: 2 done" in done.stdout
+    unknown = run_py("mode=status", "sweep=999")
+    assert unknown.returncode == ExitCode.USER_ERROR
+    assert unknown.stderr.startswith("error:  sweep=999: no stored sweep starts with this (looked in ")
+    assert unknown.stderr.count("\n") == 1
+
+
 def test_sigterm_keeps_a_checkpoint(home: Path) -> None:
     arguments = ["model=luna", *TASK, "trainer.steps=3000", "trainer.val_every=3000", "trainer.log_every=1"]
     env = {**os.environ, "MEMATTN_RESULTS": str(home / "results")}

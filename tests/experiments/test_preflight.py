@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments import preflight
 from experiments.errors import ConfigError
 from experiments.preflight import check_command_line, groups, quoted
 
@@ -16,7 +17,8 @@ MISTAKES = {
     "task=lra_txt": "unknown task 'lra_txt': did you mean 'lra_text' or 'lra_pathx'? There are: lm_text, lra_image",
     "logger=wb": "unknown logger 'wb': There are: none, wandb",
     "scale=huge": "unknown scale 'huge': There are: laptop, paper, smoke",
-    "mode=trian": "unknown mode 'trian': did you mean 'train'? There are: bench, eval, list, plan, train",
+    "mode=trian": "unknown mode 'trian': did you mean 'train'? There are: bench, eval, export, list, plan, "
+    "status, train",
     "trainer=other": "unknown trainer 'other': There are: default",
     "trainer.stps=3": "unknown key in trainer 'stps': did you mean 'steps'? There are: accumulate, batch_size",
     "steps=3": "unknown key 'steps': did you mean 'trainer.steps'?",
@@ -54,6 +56,19 @@ MISTAKES = {
     "run=ab": "run=ab has no effect with mode=train",
     "mode=eval": "mode=eval needs run=<first digits of the run's hash>",
     "mode=eval run=ab model=fam": "model=fam has no effect with mode=eval: it reads mode, run, data",
+    "mode=export": "mode=export needs run=<first digits of the run's hash>",
+    "mode=export run=ab task=passkey": "task=passkey has no effect with mode=export: it reads mode, run, store",
+    "mode=export run=ab -m": "mode=export exports one stored run: leave out -m",
+    "sweep=ab": "sweep=ab has no effect with mode=train: it names the sweep for mode=status",
+    "watch=3": "watch=3.0 has no effect with mode=train: it repeats what is shown for mode=status",
+    "mode=plan watch=3": "watch=3.0 has no effect with mode=plan: it repeats what is shown for mode=status",
+    "mode=eval run=ab sweep=2026": "sweep=2026 has no effect with mode=eval: it reads mode, run, data",
+    "mode=status watch=0": "watch=0.0: seconds, at least 0.1",
+    "mode=status watch=often": "watch='often': expected a number or null",
+    "mode=status run=ab": "run=ab has no effect with mode=status: it reads mode, sweep, watch, store",
+    "mode=status model=fam": "model=fam has no effect with mode=status: it reads mode, sweep, watch, store",
+    "mode=status -m": "mode=status shows what was started before: leave out -m",
+    "mode=status force=true": "force=true has no effect with mode=status",
     "mode=list seed=1": "seed=1 has no effect with mode=list",
     "mode=bench seed=1": "seed=1 has no effect with mode=bench",
     "mode=bench force=true": "force=true has no effect with mode=bench",
@@ -94,6 +109,19 @@ def test_a_mistake_is_one_clear_line(command: str) -> None:
 def test_digits_of_a_hash_are_never_read_as_a_number(digits: str) -> None:
     (job,) = check_command_line(quoted(["mode=eval", f"run={digits}"]))
     assert job.run == digits
+
+
+@pytest.mark.parametrize("digits", ["20261123", "20261123-111934", "0012", "1e5", "20261123-111934-77"])
+def test_digits_of_a_sweep_are_never_read_as_a_number(digits: str) -> None:
+    (job,) = check_command_line(quoted(["mode=status", f"sweep={digits}"]))
+    assert job.sweep == digits
+
+
+def test_what_seeds_share_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[str] = []
+    monkeypatch.setattr(preflight, "check_run", lambda config: checked.append(config.label))
+    assert len(check_command_line(["-m", "model=fam,luna", "seed=0,1,2", "trainer.steps=50,60"])) == 12
+    assert checked == ["fam lra_text s0", "luna lra_text s0"]
 
 
 def test_what_does_not_fit_together_is_found_before_the_first_job() -> None:

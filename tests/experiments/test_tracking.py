@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +69,24 @@ def test_two_runs_of_one_process_are_two_runs(
         assert run["run_group"] == "passkey/20260101-noon"
         assert run["display_name"] == f"{model}-passkey-s0-{run_hash}"
         assert run["config"]["update"]["trainer"]["steps"] == 12
+        assert run["config"]["update"]["sweep"] == "20260101-noon"
+        assert run["config"]["update"]["variant"] == model
+        assert run["config"]["update"]["data_source"] == "generated"
+        assert set(run["tags"]) == {model, "passkey", "smoke", "data:generated", "sweep:20260101-noon"}
         assert run["config"]["update"]["num_params"] == folder.result()["num_params"]  # type: ignore[index]
         assert mirror["exit"].get("exit_code", 0) == 0
         _assert_same_rows(folder, mirror["history"])
         assert mirror["summary"]["test/n"] == 100
         assert ("memory.path" in mirror["summary"]) == (model == "fam")
+
+
+def test_tags_are_short_and_each_stands_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_TOKEN", "secret-study")
+    config = settings(tmp_path, "model=fam_gated", "task=passkey")
+    config = replace(config, study="secret-study", model=replace(config.model, variant="x" * 100))
+    tags = tracking._tags(config, {})
+    assert tags == ["x" * 64, "fam", "passkey", "smoke", "study:[hidden]"]
+    assert len(tracking._tags(settings(tmp_path, "model=fam", "task=passkey"), {})) == 3
 
 
 def _assert_same_rows(folder: RunFolder, history: list[dict[str, Any]]) -> None:
