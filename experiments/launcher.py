@@ -48,7 +48,8 @@ class LocalLauncher(Launcher):
     """Runs the jobs of a sweep as processes of this machine.
 
     Args:
-        jobs: how many at a time; ``auto``: one per GPU, without GPUs one per ``trainer.threads`` cores.
+        jobs: how many at a time; ``auto``: one per GPU (per ``trainer.devices`` of them), without GPUs one per
+            ``trainer.threads`` cores.
     """
 
     def __init__(self, jobs: int | str = "auto") -> None:
@@ -265,12 +266,18 @@ def run_sweep(
 
 
 def find_places(jobs: int | str, configs: Sequence[RunConfig]) -> list[dict[str, str]]:
-    """The environment of each job that may run at the same time: each GPU to one job, or as many as the cores carry."""
+    """The environment of each job that may run at the same time: as many as there are GPUs for, or as the cores carry.
+
+    A GPU goes to one job, and a job gets as many as ``trainer.devices`` says.
+    """
     gpus = [] if all(config.trainer.device == "cpu" for config in configs) else _visible_gpus()
-    threads = max(config.trainer.threads for config in configs)
-    count = (len(gpus) or max(1, _cores() // threads)) if jobs == "auto" else int(jobs)
+    devices = max(config.trainer.devices for config in configs)
+    groups = [",".join(gpus[first : first + devices]) for first in range(0, len(gpus), devices)]
+    groups = groups[: max(1, len(gpus) // devices)]  # no group that is too small, unless there is no other
+    threads = devices * max(config.trainer.threads for config in configs)
+    count = (len(groups) or max(1, _cores() // threads)) if jobs == "auto" else int(jobs)
     count = max(1, min(count, len(configs)))
-    return [{"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]} if gpus else {} for index in range(count)]
+    return [{"CUDA_VISIBLE_DEVICES": groups[index % len(groups)]} if groups else {} for index in range(count)]
 
 
 def varied_settings(job_overrides: Sequence[Sequence[str]]) -> list[str]:
