@@ -12,7 +12,7 @@ import lightning
 from experiments import checkpoints
 from experiments.diagnostics import diagnose
 from experiments.errors import Interrupted, first_line, warn
-from experiments.evaluate import evaluate_split
+from experiments.evaluate import BatchSize, evaluate_split
 from experiments.lightning_modules import SequenceModule
 from experiments.progress import Snapshot
 
@@ -53,6 +53,9 @@ class RunCallback(lightning.Callback):
     ) -> None:
         self.task, self.folder, self.config = task, folder, config
         self.reporter, self.tracker, self.interruption = reporter, tracker, interruption
+        self.sizes = BatchSize.of(config)
+        self.check_others: Callable[[], None] = lambda: None
+        """Raises when another process of this run has died; its share of the last step is then missing."""
         self.history: list[tuple[int, float]] = []  # (step, headline metric) of every validation
         self.now = Snapshot(0, config.steps, metric_name=task.metric)
         self._seconds_before = 0.0  # of earlier attempts, as far as their work was kept
@@ -104,6 +107,7 @@ class RunCallback(lightning.Callback):
         batch_idx: int,
     ) -> None:
         """The fixed order: row, validation, checkpoint, interruption, report."""
+        self.check_others()
         module, config, step = _ours(pl_module), self.config, trainer.global_step
         last = step == config.steps
         self.now = self.now._replace(step=step)
@@ -146,8 +150,8 @@ class RunCallback(lightning.Callback):
                 module.model,
                 self.task,
                 "val",
-                config=self.config,
                 hardware=module.hardware,
+                sizes=self.sizes,
                 progress=self.evaluation_progress("validating"),
             )
         except Interrupted:
@@ -180,6 +184,7 @@ class RunCallback(lightning.Callback):
 
         def progress(done: int, total: int) -> None:
             self.interruption.check()
+            self.check_others()
             if self.reporter.due():
                 self.reporter.report(self.now._replace(phase=f"{phase} {done / max(total, 1):.0%}"))
 
@@ -198,7 +203,8 @@ class RunCallback(lightning.Callback):
 
     def _save(self, trainer: lightning.Trainer, module: SequenceModule) -> None:
         """Writes the checkpoint to go on from; never one that holds NaN."""
-        module.check_finite()
+        module.check_finite()  # waits for the device, so that a sum that was broken off is known as such
+        self.check_others()
         trainer.save_checkpoint(self.folder.last_checkpoint, weights_only=False)
 
     def _preview(self, module: SequenceModule) -> None:

@@ -77,8 +77,19 @@ class TrainerConfig:
     """Optimiser steps of the whole run."""
     learning_rate: float
     """Peak learning rate of AdamW."""
-    accumulate: int = 1
-    """Parts that a batch is cut into, one after the other, to save memory; divides batch_size."""
+    accumulate: int | None = None
+    """Parts that a batch is cut into, computed one after the other, to save memory; null: one for each device. Divides
+    batch_size, and is a multiple of devices. Each part draws its own dropout."""
+    devices: int = 1
+    """GPUs, or processes where device is cpu, that share one run on this machine: each computes its share of the parts.
+    Changes no number but in the last digits."""
+    auto_micro_batch: bool = True
+    """When a step runs out of memory, compute its parts again in halves, and so on down to single sequences, and keep
+    that size for the rest of the run. The batch stays the same, and so do the numbers but for the order of sums and
+    for the draws of dropout. false: the run fails."""
+    recompute: bool = False
+    """Keep no activations inside a block, and compute them again on the way back: less memory, one more forward pass,
+    the same numbers."""
     warmup_steps: int = 0
     """Steps of linear warm-up from zero; with every schedule, ``constant`` included."""
     schedule: str = "cosine"
@@ -114,7 +125,7 @@ class TrainerConfig:
         for name in (
             "batch_size",
             "steps",
-            "accumulate",
+            "devices",
             "threads",
             "val_every",
             "log_every",
@@ -146,12 +157,25 @@ class TrainerConfig:
             self.warmup_steps,
             f"must lie between 0 and trainer.steps={self.steps}",
         )
+        key, value = ("accumulate", self.accumulate) if self.accumulate is not None else ("devices", self.devices)
+        _check(self.parts >= 1, f"trainer.{key}", value, "must be at least 1")
         _check(
-            self.batch_size % self.accumulate == 0,
+            self.parts % self.devices == 0,
             "trainer.accumulate",
-            self.accumulate,
+            value,
+            f"must be a multiple of trainer.devices={self.devices}, or null: one part for each device",
+        )
+        _check(
+            self.batch_size % self.parts == 0,
+            f"trainer.{key}",
+            value,
             f"must divide trainer.batch_size={self.batch_size}",
         )
+
+    @property
+    def parts(self) -> int:
+        """Parts that a batch is cut into."""
+        return self.devices if self.accumulate is None else self.accumulate
 
 
 @dataclass(frozen=True)

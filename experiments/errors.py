@@ -58,6 +58,10 @@ class LockedError(RuntimeError):
     """Another process is working in the same run folder."""
 
 
+class RankError(Exception):
+    """Another process of the same run is gone."""
+
+
 class DivergedError(ArithmeticError):
     """The loss is no number any more."""
 
@@ -104,6 +108,18 @@ def first_line(error: BaseException | str) -> str:
     if lines:
         return redact(lines[0])
     return error if isinstance(error, str) else type(error).__name__
+
+
+#: How torch says it, on CPUs and GPUs, where it has no type of its own for it.
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there was not enough memory, on whatever device."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(words in text for words in _NO_MEMORY)
 
 
 def warn(text: str) -> None:

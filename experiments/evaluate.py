@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -9,9 +10,9 @@ from torch import nn
 
 from experiments import checkpoints
 from experiments.config import build_model, build_task
-from experiments.errors import ConfigError, warn
+from experiments.errors import ConfigError, is_out_of_memory, warn
 from experiments.finite import reporting_non_finite
-from experiments.hardware import Hardware
+from experiments.hardware import Hardware, free_memory
 from experiments.progress import Snapshot, make_display
 
 if TYPE_CHECKING:
@@ -20,24 +21,47 @@ if TYPE_CHECKING:
     from experiments.store import RunFolder
 
 
+@dataclass
+class BatchSize:
+    """Sequences that are evaluated at once; shrinks when they do not fit."""
+
+    now: int
+    is_automatic: bool = True
+
+    @classmethod
+    def of(cls, config: TrainerConfig) -> BatchSize:
+        """As many as in a part of a training batch, which takes more memory."""
+        return cls(config.batch_size // config.parts, config.auto_micro_batch)
+
+    @property
+    def may_shrink(self) -> bool:
+        """Whether a smaller one is worth a try."""
+        return self.is_automatic and self.now > 1
+
+
 def evaluate_split(
     model: nn.Module,
     task: Task,
     split: Literal["val", "test"],
     *,
-    config: TrainerConfig,
     hardware: Hardware,
+    sizes: BatchSize,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Scores a model on a split, on the device and in the precision of the run."""
-    with hardware.autocast(), reporting_non_finite(model, lambda text: warn(f"{split}: {text}")):
-        return task.evaluate(
-            model,
-            split,
-            batch_size=config.batch_size // config.accumulate,  # what training has shown to fit into memory
-            device=hardware.device,
-            progress=progress,
-        )
+    """Scores a model on a split, on the device and in the precision of the run.
+
+    A split that does not fit into memory is begun again in batches of half the size.
+    """
+    while True:
+        try:
+            with hardware.autocast(), reporting_non_finite(model, lambda text: warn(f"{split}: {text}")):
+                return task.evaluate(model, split, batch_size=sizes.now, device=hardware.device, progress=progress)
+        except Exception as error:
+            if not sizes.may_shrink or not is_out_of_memory(error):
+                raise
+        sizes.now = (sizes.now + 1) // 2
+        warn(f"{split}: out of memory, goes on with {sizes.now} sequences at once")
+        free_memory()
 
 
 def tested_fields(evaluation: Evaluation) -> dict[str, Any]:
@@ -79,7 +103,8 @@ def evaluate_run(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
         def progress(done: int, total: int) -> None:
             display.show(now._replace(phase=f"testing {done / max(total, 1):.0%}"))
 
-        test = evaluate_split(model, task, "test", config=config.trainer, hardware=hardware, progress=progress)
+        sizes = BatchSize.of(config.trainer)
+        test = evaluate_split(model, task, "test", hardware=hardware, sizes=sizes, progress=progress)
     metrics = tested_fields(test)
     before = {name: stored[name] for name in metrics if name in stored}
     _print_comparison(folder, metrics, before, source=task.locate().name)

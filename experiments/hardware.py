@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import platform
 import resource
@@ -25,16 +26,22 @@ class Hardware(NamedTuple):
     precision: str  # 32 or bf16 (matrix products in bfloat16, parameters and sums in float32)
 
     @classmethod
-    def choose(cls, device: str = "auto", precision: str = "auto") -> Hardware:
+    def choose(cls, device: str = "auto", precision: str = "auto", *, devices: int = 1) -> Hardware:
         """Resolves ``auto``.
 
         A GPU where there is one. bfloat16 on GPUs that have it; float32 elsewhere, since bfloat16 is slower on
         most CPUs. ``mps`` is only taken when asked for.
 
         Raises:
-            ConfigError: the device is not there, or a value is unknown.
+            ConfigError: the device is not there, or not as often as ``devices`` asks for, or a value is unknown.
         """
         chosen = _choose_device(device)
+        there = torch.cuda.device_count() if chosen == "cuda" else 1 if chosen == "mps" else devices
+        if devices > there:
+            raise ConfigError(
+                f"trainer.devices={devices}: torch sees {there} GPU{'s' * (there != 1)} here; "
+                f"use at most trainer.devices={there}, with trainer.accumulate={devices} for the same numbers"
+            )
         return cls(chosen, _choose_precision(precision, chosen))
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
@@ -63,6 +70,13 @@ def _choose_precision(precision: str, device: str) -> str:
     if precision == "auto":
         return "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "32"
     return precision
+
+
+def free_memory() -> None:
+    """Gives back what a step that did not fit has left behind."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def peak_memory_bytes(device: str) -> int:

@@ -30,9 +30,11 @@ from experiments.errors import (
     ExitCode,
     Interrupted,
     LockedError,
+    RankError,
     StoreError,
     explain_os_error,
     first_line,
+    is_out_of_memory,
 )
 from experiments.interrupts import not_listening, raising_interrupted
 from experiments.preflight import check_run, is_job_of_sweep
@@ -189,7 +191,7 @@ def _classify(error: BaseException) -> Failure:
         return Failure("interrupted", code, f"stopped by {str(error) or 'Ctrl-C'}; {RESUMES}")
     if isinstance(error, LockedError):
         return Failure("locked", ExitCode.FAILED, str(error))
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         advice = "try a larger trainer.accumulate, or a smaller trainer.batch_size"
         return Failure("out_of_memory", ExitCode.OUT_OF_MEMORY, f"out of memory ({first_line(error)}): {advice}")
     if isinstance(error, OSError):
@@ -197,7 +199,7 @@ def _classify(error: BaseException) -> Failure:
         return Failure("failed", code, explain_os_error(error))
     if _is_users_mistake(error):
         return Failure("failed", ExitCode.USER_ERROR, first_line(error))
-    if isinstance(error, StoreError | DivergedError):
+    if isinstance(error, StoreError | DivergedError | RankError):
         return Failure("failed", ExitCode.FAILED, first_line(error))
     return Failure("failed", ExitCode.FAILED, f"{type(error).__name__}: {first_line(error)}")
 
@@ -308,17 +310,6 @@ def _store_failure(folder: RunFolder, failure: Failure, error: BaseException) ->
     with suppress(OSError):
         trace = "".join(traceback.format_exception(error))
         folder.write_error(f"{failure.message}\n\n{trace}")
-
-
-#: How torch says it, on CPUs and GPUs, where it has no type of its own for it.
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and any(words in text for words in _NO_MEMORY)
 
 
 def _is_users_mistake(error: BaseException) -> bool:

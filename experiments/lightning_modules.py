@@ -1,7 +1,8 @@
 """One optimiser step, for every kind of task.
 
-The step is a pure function of (weights, optimiser, seed, step): the random generator is seeded anew at each step
-and the batch depends on (seed, step) only. That is all there is to exact resume; no generator state is ever saved.
+The step is a pure function of (weights, optimiser, seed, step): the batch depends on (seed, step) only, it is cut into
+parts, and the random generator is seeded anew for each of them. That is all there is to exact resume (no generator's
+state is ever saved), and to sharing the parts among devices: it makes no difference which of them computes which.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from experiments.errors import DivergedError
+from experiments.errors import DivergedError, is_out_of_memory, warn
 from experiments.finite import find_non_finite
-from experiments.hardware import Hardware
+from experiments.hardware import Hardware, free_memory
 from experiments.optim import learning_rate, make_optimizer, set_learning_rate
+from experiments.ranks import Ranks
 
 if TYPE_CHECKING:
     from data.base import Batch
@@ -44,8 +46,8 @@ def derive_seed(seed: int, *path: int) -> int:
 class SequenceModule(lightning.LightningModule, ABC):
     """What training shares over all kinds of tasks. A subclass says what the loss of a batch is.
 
-    Optimisation is manual in Lightning's sense: a step owns its whole batch, cuts it into ``accumulate`` parts and
-    sees the norm of the gradient; and it spares Lightning's closures at every step.
+    Optimisation is manual in Lightning's sense: a step owns its whole batch, cuts it into parts and sees the norm of
+    the gradient; and it spares Lightning's closures at every step. A part that does not fit into memory is cut further.
 
     Args:
         model: ``(tokens, mask, state) -> (logits, state)``.
@@ -61,10 +63,14 @@ class SequenceModule(lightning.LightningModule, ABC):
         self.trainer_config = trainer_config
         self.hardware = hardware
         self.seed = seed
+        self.ranks = Ranks()
+        self.part_size = trainer_config.batch_size // trainer_config.parts
+        self.micro_batch_size = self.part_size
+        """Sequences that go through the model at once."""
         # Of the steps since the last row of metrics. They stay on the device, so that no step waits for it.
         self.losses: list[Tensor] = []
         self.gradient_norms: list[Tensor] = []
-        # Of the whole run: forward and backward passes by shape of the tokens, and tokens, padding included.
+        # Of the whole run, all ranks: forward and backward passes by shape of a part's tokens, and tokens, padding too.
         self.passes: Counter[tuple[int, ...]] = Counter()
         self.tokens = 0
         # A function and no submodule: the weights keep their own names, and evaluation runs uncompiled.
@@ -99,30 +105,71 @@ class SequenceModule(lightning.LightningModule, ABC):
         """One optimiser step on one global batch."""
         step, optimizer = self.trainer.global_step, self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
-        step_seed = derive_seed(self.seed, step)
-        torch.manual_seed(step_seed)
-        normaliser, losses = self.normaliser(batch), []
-        for index, part in enumerate(split_batch(batch, self.trainer_config.accumulate)):
-            loss, state = self._forward(part, seed=derive_seed(step_seed, index), step=step)
-            loss = loss / normaliser
-            self.manual_backward(loss)
-            self.model.remember(state)  # after the backward pass, which still reads what is overwritten here
-            losses.append(loss.detach())
+        loss = self._backward(batch, step)
+        if self.ranks.size > 1:
+            loss, fits = self.ranks.sum_gradients(self.model.parameters(), loss, self.micro_batch_size)
+            self.ranks.share_buffers(self.model)
+            self._shrink_to(fits)
         limit = self.trainer_config.clip_norm
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), float("inf") if limit is None else limit)
-        self.losses.append(losses[0] if len(losses) == 1 else torch.stack(losses).sum())
-        self.gradient_norms.append(norm)
+        if self.ranks.rank == 0:  # the only one that writes rows
+            self.losses.append(loss)
+            self.gradient_norms.append(norm)
+            self._count(batch)
         if self.hardware.device == "cpu" and not math.isfinite(norm):  # elsewhere, each step would wait for the answer
             self._refuse(step, batch)
         set_learning_rate(optimizer.optimizer, self.learning_rate(step))
         optimizer.step()
         optimizer.zero_grad()
 
+    def _backward(self, batch: Batch, step: int) -> Tensor:
+        """Adds the gradients of this rank's parts, as small as they must be to fit. Returns the sum of their losses."""
+        while True:
+            try:
+                return self._backward_parts(batch, step)
+            except Exception as error:
+                can_shrink = self.trainer_config.auto_micro_batch and self.micro_batch_size > 1
+                if not can_shrink or not is_out_of_memory(error):
+                    raise
+            # Behind the except, where the error no longer holds on to the activations.
+            for parameter in self.model.parameters():
+                parameter.grad = None
+            free_memory()
+            self._shrink_to((self.micro_batch_size + 1) // 2)
+
+    def _backward_parts(self, batch: Batch, step: int) -> Tensor:
+        """The last part comes first: what the first sequence leaves in the model must not reach the others."""
+        parts = list(split_batch(batch, self.trainer_config.parts))
+        normaliser, losses, state = self.normaliser(batch), [], None
+        for index in reversed(self.ranks.own(len(parts))):
+            # The first part draws what an undivided batch does.
+            torch.manual_seed(derive_seed(self.seed, step, *([index] if index else [])))
+            part_seed = derive_seed(derive_seed(self.seed, step), index)
+            pieces = list(enumerate(cut_batch(parts[index], self.micro_batch_size)))
+            for number, piece in reversed(pieces):
+                seed = derive_seed(part_seed, number) if number else part_seed
+                loss, state = self._forward(piece, seed=seed, step=step)
+                loss = loss / normaliser
+                self.manual_backward(loss)
+                losses.append(loss.detach())
+        if self.ranks.rank == 0:
+            self.model.remember(state)  # after the backward pass, which still reads what is overwritten here
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def _shrink_to(self, size: int) -> None:
+        """Lets no more sequences through the model at once from here on."""
+        if size < self.micro_batch_size:
+            warn(f"out of memory with {self.micro_batch_size} sequences at once: goes on with {size}, the same batch")
+            self.micro_batch_size = size
+
+    def _count(self, batch: Batch) -> None:
+        """Adds a batch to what the run has cost."""
+        self.passes[(self.part_size, *batch.tokens.shape[1:])] += self.trainer_config.parts
+        self.tokens += batch.tokens.numel()
+
     def _forward(self, batch: Batch, *, seed: int, step: int) -> tuple[Tensor, Any]:
         """Summed loss of a part of a batch, and the state after it; autocast stays out of the backward pass."""
         size = len(batch.targets)
-        self.passes[tuple(batch.tokens.shape)] += 1
-        self.tokens += batch.tokens.numel()
         with self.hardware.autocast():
             state = self.model.training_state(size, seed=seed, progress=step / self.trainer_config.steps)
             logits, state = self.run_model(batch.tokens, batch.mask, state)
@@ -178,6 +225,7 @@ class SequenceModule(lightning.LightningModule, ABC):
             "gradient_norms": [float(norm) for norm in self.gradient_norms],
             "passes": [[list(shape), count] for shape, count in self.passes.items()],
             "tokens": self.tokens,
+            "micro_batch_size": self.micro_batch_size,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -187,6 +235,7 @@ class SequenceModule(lightning.LightningModule, ABC):
         self.gradient_norms = [torch.tensor(norm, device=device) for norm in window["gradient_norms"]]
         self.passes = Counter({tuple(shape): count for shape, count in window["passes"]})
         self.tokens = window["tokens"]
+        self.micro_batch_size = window.get("micro_batch_size", self.part_size)  # of before it was kept
 
 
 class ClassifyModule(SequenceModule):
@@ -227,9 +276,15 @@ def make_module(
 
 def split_batch(batch: Batch, parts: int) -> Iterator[Batch]:
     """Cuts a batch into parts of equal size."""
-    if parts == 1:
+    assert len(batch.targets) % parts == 0, (len(batch.targets), parts)
+    return cut_batch(batch, len(batch.targets) // parts)
+
+
+def cut_batch(batch: Batch, size: int) -> Iterator[Batch]:
+    """Cuts a batch into pieces of ``size`` sequences; the last may be smaller."""
+    if size >= len(batch.targets):
         yield batch
         return
-    columns = [[None] * parts if field is None else torch.tensor_split(field, parts) for field in batch]
-    for fields in zip(*columns, strict=True):
+    for start in range(0, len(batch.targets), size):
+        fields: list[Any] = [None if field is None else field[start : start + size] for field in batch]
         yield type(batch)(*fields)

@@ -39,12 +39,15 @@ STATES = ("running", "done", "failed", "interrupted", "out_of_memory")
 #: Trainer settings that say where and how a run works, not what comes out.
 WITHOUT_EFFECT = (
     "device",
+    "devices",  # what they change is how many parts there are, if nothing else says so
     "threads",
     "log_every",
     "checkpoint_every",
     "num_workers",
     "progress",
     "compile",
+    "recompute",
+    "auto_micro_batch",  # on another machine, the same run may fit; its numbers differ in sums' order and in draws
 )
 
 
@@ -104,6 +107,7 @@ def identify(config: RunConfig, source: Source) -> Identity:
     plain = to_plain(config)
     trainer = {key: value for key, value in plain["trainer"].items() if key not in WITHOUT_EFFECT}
     trainer["precision"] = _precision(config)
+    trainer["accumulate"] = config.trainer.parts
     model = {key: value for key, value in plain["model"].items() if key != "variant"}
     settings = {
         "model": model,

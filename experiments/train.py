@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning
@@ -23,6 +26,7 @@ from experiments.hardware import Hardware, hardware_line, peak_memory_bytes
 from experiments.interrupts import Interruption
 from experiments.lightning_modules import SequenceModule, derive_seed, make_module
 from experiments.progress import Reporter, make_display
+from experiments.ranks import OtherRanks, RankEnvironment, Ranks, RankStrategy
 from experiments.tracking import Tracker, open_tracker
 from models.probe import without_memory
 
@@ -55,7 +59,7 @@ def train(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
         Interrupted: a signal asked to stop (experiments/interrupts.py says which); a checkpoint is kept, of the last
             step or at most ``trainer.checkpoint_every`` steps before.
     """
-    hardware = Hardware.choose(config.trainer.device, config.trainer.precision)
+    hardware = Hardware.choose(config.trainer.device, config.trainer.precision, devices=config.trainer.devices)
     torch.set_num_threads(config.trainer.threads)
     task = build_task(config)
     task.prepare()
@@ -84,6 +88,7 @@ def _build_module(config: RunConfig, task: Task, hardware: Hardware) -> Sequence
     """The model with its first weights, which are a function of the seed."""
     torch.manual_seed(derive_seed(config.seed, _INITIALISATION))
     model = build_model(config, task)
+    model.recompute = config.trainer.recompute
     return make_module(task.kind, model, config.trainer, hardware=hardware, seed=config.seed)
 
 
@@ -94,29 +99,16 @@ def _fit(config: RunConfig, folder: RunFolder, task: Task, module: SequenceModul
     callback.begin(done)
     if done:
         callback.reporter.display.note(f"goes on at step {done}")
-    _quieten()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"lightning\.")
-        warnings.filterwarnings("ignore", module=r"torch\.utils\.data")
-        trainer = lightning.Trainer(
-            accelerator="gpu" if module.hardware.device == "cuda" else module.hardware.device,
-            devices=1,
-            max_steps=config.trainer.steps,
-            max_epochs=-1,
-            callbacks=[callback],
-            # This process is the whole job: Lightning is not to read what a scheduler put into the environment.
-            plugins=[LightningEnvironment(), checkpoints.RunCheckpointIO(folder.run_id)],
-            default_root_dir=folder.path,
-            limit_val_batches=0,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        size, num_workers = config.trainer.batch_size, config.trainer.num_workers
-        batches = TaskDataModule(task, batch_size=size, num_workers=num_workers)
+    # From the last step Lightning starts no training any more.
+    module.ranks = Ranks(0, config.trainer.devices if done < config.trainer.steps else 1)
+    others = OtherRanks(
+        folder, module.ranks, device=module.hardware.device, resume=resume, check=callback.interruption.check
+    )
+    with _quiet(), others:
+        callback.check_others = others.check
+        trainer = _make_trainer(config, folder, module, callbacks=[callback])
         try:
-            trainer.fit(module, datamodule=batches, ckpt_path=resume, weights_only=True)
+            trainer.fit(module, datamodule=_batches(config, task), ckpt_path=resume, weights_only=True)
         except SIGTERMException:  # Lightning saw the signal after our last look
             callback.interruption.check()
             raise
@@ -124,14 +116,75 @@ def _fit(config: RunConfig, folder: RunFolder, task: Task, module: SequenceModul
             if "DataLoader worker" in str(error):  # which got the signal, too, and ended of it
                 callback.interruption.check()
             raise
+    callback.check_others = _nobody
     module.to(module.hardware.device)  # from where Lightning takes it away when it is done
     callback.catch_up(trainer, module)
 
 
-def _quieten() -> None:
+def _nobody() -> None:
+    """There is no other process to ask after."""
+
+
+def train_beside(folder: RunFolder, ranks: Ranks, *, join: Callable[[str], None], resume: Path | None) -> None:
+    """The share of a process that trains a run beside rank 0: its parts of every step, and nothing that is stored.
+
+    Args:
+        folder: of the run, for its settings; nothing in it is changed.
+        ranks: which process this is.
+        join: called with the device when this process is ready to begin.
+        resume: the checkpoint to go on from.
+    """
+    config = folder.config()
+    hardware = Hardware.choose(config.trainer.device, config.trainer.precision, devices=ranks.size)
+    torch.set_num_threads(config.trainer.threads)
+    task = build_task(config)
+    task.prepare()
+    module = _build_module(config, task, hardware)
+    module.ranks = ranks
+    with _quiet():
+        trainer = _make_trainer(config, folder, module, callbacks=[])
+        join(hardware.device)
+        trainer.fit(module, datamodule=_batches(config, task), ckpt_path=resume, weights_only=True)
+
+
+def _make_trainer(
+    config: RunConfig, folder: RunFolder, module: SequenceModule, *, callbacks: list[lightning.Callback]
+) -> lightning.Trainer:
+    ranks, device = module.ranks, module.hardware.device
+    # The ranks are the whole job: Lightning is not to read what a scheduler put into the environment.
+    environment = LightningEnvironment() if ranks.size == 1 else RankEnvironment(ranks)
+    return lightning.Trainer(
+        accelerator="gpu" if device == "cuda" else device,
+        devices=ranks.size,
+        strategy="auto" if ranks.size == 1 else RankStrategy(),
+        use_distributed_sampler=False,
+        max_steps=config.trainer.steps,
+        max_epochs=-1,
+        callbacks=callbacks,
+        plugins=[environment, checkpoints.RunCheckpointIO(folder.run_id)],
+        default_root_dir=folder.path,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def _batches(config: RunConfig, task: Task) -> TaskDataModule:
+    """Every rank makes the whole batch, and takes its parts: what is in a part depends on no number of ranks."""
+    return TaskDataModule(task, batch_size=config.trainer.batch_size, num_workers=config.trainer.num_workers)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
     """Lightning's hints and advertisements would bury our own lines."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning\.")
+        warnings.filterwarnings("ignore", module=r"torch\.utils\.data")
+        yield
 
 
 def _finish(
@@ -149,8 +202,8 @@ def _finish(
         module.model,
         task,
         "test",
-        config=config.trainer,
         hardware=module.hardware,
+        sizes=callback.sizes,
         progress=callback.evaluation_progress("testing"),
     )
     folder.write_slices(test.slices)
@@ -177,6 +230,7 @@ def _facts(task: Task, module: SequenceModule) -> dict[str, Any]:
         "state_size": module.model.state_size(task.max_len),
         "device": module.hardware.device,
         "precision": module.hardware.precision,
+        "devices": module.trainer_config.devices,
     }
 
 
@@ -190,6 +244,7 @@ def _costs(folder: RunFolder, module: SequenceModule, callback: RunCallback) -> 
         "peak_memory_bytes": peak_memory_bytes(module.hardware.device),
         "wall_seconds": callback.wall_seconds,
         "attempts": folder.attempt,
+        "micro_batch_size": module.micro_batch_size,
         "hardware": hardware_line(module.hardware.device),
     }
 
@@ -231,8 +286,8 @@ def _look_at_memory(
                 module.model,
                 task,
                 "val",
-                config=config.trainer,
                 hardware=module.hardware,
+                sizes=callback.sizes,
                 progress=callback.evaluation_progress("testing without memory"),
             )
     except Exception as error:

@@ -56,6 +56,8 @@ class Model(nn.Module):
         self.config, self.options, self.variant = config, options, block.variant
         self.vocab_size, self.num_classes, self.causal, self.max_len = vocab_size, num_classes, causal, max_len
         self.pooling = _pooling(config, num_classes)
+        self.recompute = False
+        """Keep no activations inside a block, and compute them again on the way back: the same numbers."""
         num_slots = block.memory_len(options)
 
         self.embedding = RealEmbedding(config.width) if vocab_size is None else nn.Embedding(vocab_size, config.width)
@@ -181,8 +183,14 @@ class Model(nn.Module):
     def _climb(self, stream: Stream, layers: Iterable[Any], mask: Tensor | None) -> tuple[Stream, tuple[Any, ...]]:
         """Up the blocks."""
         after = []
+        # What is replayed as a whole is not kept anyway.
+        is_replayed = self.recurrence is not None and self.recurrence.replay
+        recompute = self.recompute and not is_replayed and torch.is_grad_enabled()
         for block, before in zip(self.blocks, layers, strict=True):
-            stream, block_state = block.in_runs(stream, before, mask)
+            if recompute:
+                stream, block_state = checkpoint(block.in_runs, stream, before, mask, use_reentrant=False)
+            else:
+                stream, block_state = block.in_runs(stream, before, mask)
             after.append(block_state)
             if block.probe is not None:
                 block.probe.rows = block.memory(stream, block_state, mask)

@@ -115,7 +115,7 @@ def find_places(jobs: int | str, configs: Sequence[RunConfig]) -> list[dict[str,
     """The environment of each job that may run at the same time: its GPUs, or nothing where the cores carry it."""
     trainers = [config.trainer for config in configs]
     gpus = [] if all(trainer.device == "cpu" for trainer in trainers) else _visible_gpus()
-    each = max(getattr(trainer, "devices", 1) for trainer in trainers)
+    each = max(trainer.devices for trainer in trainers)
     threads = each * max(trainer.threads for trainer in trainers)
     carried = len(gpus) // each if gpus else available_cores() // threads
     count = max(1, min(carried if jobs == "auto" else int(jobs), len(configs)))

@@ -153,6 +153,13 @@ TRAINER = {"batch_size": 8, "steps": 10, "learning_rate": 0.01}
         ({"clip_norm": 0.0}, "trainer.clip_norm=0.0: must be above 0, or null for no clipping"),
         ({"warmup_steps": 11}, "trainer.warmup_steps=11: must lie between 0 and trainer.steps=10"),
         ({"accumulate": 3}, "trainer.accumulate=3: must divide trainer.batch_size=8"),
+        ({"accumulate": 0}, "trainer.accumulate=0: must be at least 1"),
+        ({"devices": 0}, "trainer.devices=0: must be at least 1"),
+        ({"devices": 3}, "trainer.devices=3: must divide trainer.batch_size=8"),
+        (
+            {"devices": 4, "accumulate": 2},
+            "trainer.accumulate=2: must be a multiple of trainer.devices=4, or null: one part for each device",
+        ),
         ({"num_workers": -1}, "trainer.num_workers=-1: must be 0 or more"),
         (
             {"schedule": "cosin"},

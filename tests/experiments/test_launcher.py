@@ -191,6 +191,13 @@ def test_places_follow_cores_threads_and_gpus(tmp_path: Path, monkeypatch: pytes
     assert find_places("auto", gpu) == [{"CUDA_VISIBLE_DEVICES": "4"}, {"CUDA_VISIBLE_DEVICES": "6"}]
     assert find_places(3, gpu)[2] == {"CUDA_VISIBLE_DEVICES": "4"}
     assert find_places("auto", one) == [{}] * 4, "jobs on the CPU need no GPU"
+    both = [settings(tmp_path, "trainer.devices=2")] * 8
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4")
+    assert find_places("auto", both) == [{"CUDA_VISIBLE_DEVICES": "0,1"}, {"CUDA_VISIBLE_DEVICES": "2,3"}]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6")
+    assert find_places("auto", both) == [{"CUDA_VISIBLE_DEVICES": "6"}], "the run itself then says that it is one"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert find_places("auto", both) == [{}] * 2
 
 
 def test_settings_are_what_the_sweep_varies_beside_model_task_and_seed() -> None:

@@ -91,6 +91,9 @@ def test_what_can_change_the_numbers_makes_another_run(config: RunConfig, tmp_pa
         "trainer.num_workers=2",
         "trainer.progress=plain",
         "trainer.compile=true",
+        "trainer.accumulate=1",
+        "trainer.recompute=true",
+        "trainer.auto_micro_batch=false",
         "logger=wandb",
         "data.root=elsewhere",
         "data.cache=elsewhere",
@@ -101,6 +104,20 @@ def test_what_can_change_the_numbers_makes_another_run(config: RunConfig, tmp_pa
 def test_where_a_run_works_does_not(config: RunConfig, tmp_path: Path, override: str) -> None:
     other = settings(tmp_path, "model=fam", "task=passkey", override)
     assert identify(other, SOURCE) == identify(config, SOURCE)
+
+
+def test_names_of_stored_runs_stay_what_they_are(tmp_path: Path) -> None:
+    config = settings(tmp_path, "model=transformer", "task=passkey", "trainer.device=cpu")
+    assert identify(config, SOURCE._replace(name="made")).run_id == "5de245c7ee-s0"
+
+
+def test_only_the_number_of_parts_counts_not_of_devices(config: RunConfig, tmp_path: Path) -> None:
+    def named(*overrides: str) -> str:
+        return identify(settings(tmp_path, "model=fam", "task=passkey", *overrides), SOURCE).run_id
+
+    assert named("trainer.devices=2") == named("trainer.accumulate=2")
+    assert named("trainer.devices=2", "trainer.accumulate=4") == named("trainer.accumulate=4")
+    assert len({named(), named("trainer.devices=2"), named("trainer.accumulate=4")}) == 3
 
 
 def test_every_setting_without_effect_exists(config: RunConfig) -> None:
