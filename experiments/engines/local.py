@@ -112,17 +112,18 @@ def _kind(job: Job) -> tuple[str, str]:
 
 
 def find_places(jobs: int | str, configs: Sequence[RunConfig]) -> list[dict[str, str]]:
-    """The environment of each job that may run at the same time: its GPUs, or nothing where the cores carry it."""
-    trainers = [config.trainer for config in configs]
-    gpus = [] if all(trainer.device == "cpu" for trainer in trainers) else _visible_gpus()
-    each = max(trainer.devices for trainer in trainers)
-    threads = each * max(trainer.threads for trainer in trainers)
-    carried = len(gpus) // each if gpus else available_cores() // threads
-    count = max(1, min(carried if jobs == "auto" else int(jobs), len(configs)))
-    if not gpus:
-        return [{} for _ in range(count)]
-    chosen = [[gpus[(place * each + index) % len(gpus)] for index in range(each)] for place in range(count)]
-    return [{"CUDA_VISIBLE_DEVICES": ",".join(names)} for names in chosen]
+    """The environment of each job that may run at the same time: as many as there are GPUs for, or as the cores carry.
+
+    A GPU goes to one job, and a job gets as many as ``trainer.devices`` says.
+    """
+    gpus = [] if all(config.trainer.device == "cpu" for config in configs) else _visible_gpus()
+    devices = max(config.trainer.devices for config in configs)
+    groups = [",".join(gpus[first : first + devices]) for first in range(0, len(gpus), devices)]
+    groups = groups[: max(1, len(gpus) // devices)]  # no group that is too small, unless there is no other
+    threads = devices * max(config.trainer.threads for config in configs)
+    count = (len(groups) or max(1, available_cores() // threads)) if jobs == "auto" else int(jobs)
+    count = max(1, min(count, len(configs)))
+    return [{"CUDA_VISIBLE_DEVICES": groups[index % len(groups)]} if groups else {} for index in range(count)]
 
 
 def available_memory() -> int:

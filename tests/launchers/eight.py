@@ -19,8 +19,9 @@ JOBS = ("model=fam,luna,rmt,transformer", "seed=0,1")
 SETTINGS = ("task=passkey", "scale=smoke", "trainer.steps=12", "trainer.warmup_steps=2", "logger=none")
 
 #: What depends on the machine and the moment, and not on what was computed.
-_MEASURED = ("tokens_per_second", "peak_memory_bytes", "wall_seconds", "folder", "attempts", "job_status")
-_MEASURED += ("hardware", "git_sha")
+_MEASURED = frozenset(
+    ("tokens_per_second", "peak_memory_bytes", "wall_seconds", "folder", "attempts", "job_status", "hardware")
+) | {"git_sha"}
 
 
 def sweep(
