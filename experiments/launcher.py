@@ -141,16 +141,11 @@ class RayLauncher(SweepLauncher):
 
     def engine(self, configs: Sequence[RunConfig], folder: Path) -> Engine:
         """Ray's tasks."""
+        if importlib.util.find_spec("ray") is None:
+            raise ConfigError("hydra/launcher=ray needs Ray: pip install -r requirements-ray.txt")
         from experiments.engines.ray import RayEngine
 
         return RayEngine(self.settings["ray"])
-
-
-def missing_launcher(name: str) -> str | None:
-    """What is to be installed before ``hydra/launcher=<name>`` can be composed, or None."""
-    if name == "ray" and importlib.util.find_spec("ray") is None:
-        return "pip install -r requirements-ray.txt"
-    return None
 
 
 def register_launchers() -> None:

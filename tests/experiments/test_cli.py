@@ -235,7 +235,7 @@ def test_the_list_shows_what_exists(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_signal_before_a_run_has_begun_is_no_failure(home: Path, number: int, code: int) -> None:
     early = (
         "import runpy, signal, experiments.launcher as launcher; "
-        f"launcher.follow_parent = lambda: signal.raise_signal({int(number)}); "
+        f"sweep.follow_parent = lambda: signal.raise_signal({int(number)}); "
         f"runpy.run_path({str(REPOSITORY / 'run.py')!r}, run_name='__main__')"
     )
     env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
