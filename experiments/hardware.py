@@ -36,12 +36,8 @@ class Hardware(NamedTuple):
             ConfigError: the device is not there, or not as often as ``devices`` asks for, or a value is unknown.
         """
         chosen = _choose_device(device)
-        there = torch.cuda.device_count() if chosen == "cuda" else 1 if chosen == "mps" else devices
-        if devices > there:
-            raise ConfigError(
-                f"trainer.devices={devices}: torch sees {there} GPU{'s' * (there != 1)} here; "
-                f"use at most trainer.devices={there}, with trainer.accumulate={devices} for the same numbers"
-            )
+        if devices > 1:
+            _check_number(chosen, devices)
         return cls(chosen, _choose_precision(precision, chosen))
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
@@ -49,6 +45,15 @@ class Hardware(NamedTuple):
         if self.precision == "32":
             return contextlib.nullcontext()
         return torch.autocast(self.device, dtype=torch.bfloat16)
+
+
+def _check_number(device: str, devices: int) -> None:
+    there = torch.cuda.device_count() if device == "cuda" else 1 if device == "mps" else devices
+    if devices > there:
+        raise ConfigError(
+            f"trainer.devices={devices}: torch sees {there} GPU{'s' * (there != 1)} here; "
+            f"use at most trainer.devices={there}, with trainer.accumulate={devices} for the same numbers"
+        )
 
 
 def _choose_device(device: str) -> str:

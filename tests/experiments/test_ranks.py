@@ -96,7 +96,7 @@ def test_two_processes_train_as_one_does_in_two_parts(fam: tuple[RunConfig, dict
 
 @pytest.mark.parametrize("model", ["transformer", "rmt"])
 def test_so_do_other_variants_and_parts_of_a_share(model: str, tmp_path: Path) -> None:
-    parts = (f"model={model}", *CPU, "trainer.accumulate=4", "trainer.steps=3", "trainer.num_workers=1")
+    parts = (f"model={model}", *CPU, "trainer.accumulate=4", "trainer.steps=3")
     one, two = settings(tmp_path / "one", *parts), settings(tmp_path / "two", *parts, TWO, "trainer.recompute=true")
     assert run_apart(one) == ExitCode.OK
     assert run_apart(two) == ExitCode.OK
