@@ -7,7 +7,7 @@
 #   TORCH_INDEX=...  where to take torch from, for example PyTorch's index of CPU wheels (README, "Install")
 #   RUN=..., PYTEST=..., BENCH=...   other arguments for run.py, pytest and the benchmarks
 
-.PHONY: help setup run test lint bench lock clean
+.PHONY: help setup run test test-slurm test-ray lint bench lock clean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -15,6 +15,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 BENCH_VENV := .venv-bench
 BENCH_PY := $(BENCH_VENV)/bin/python
+RAY_VENV := .venv-ray
+RAY_PY := $(RAY_VENV)/bin/python
 RUN ?= -m model=fam,luna task=lra_text
 PYTEST ?=
 BENCH ?=
@@ -23,15 +25,18 @@ TORCH_INDEX ?=
 SETUP := $(VENV)/.setup
 DEV := $(VENV)/.dev
 PEERS := $(BENCH_VENV)/.setup
+RAY := $(RAY_VENV)/.setup
 
 help:
 	@echo "make setup   build .venv with what running needs"
 	@echo "make run     setup, then: python run.py $(RUN)"
 	@echo "make test    setup with the test tools, then lint, types and tests"
+	@echo "make test-slurm   sweeps through a real SLURM of one node (as root, with slurm-wlm and munge installed)"
+	@echo "make test-ray     build .venv-ray with Ray, then sweeps through it"
 	@echo "make lint    setup with the test tools, then lint and types"
 	@echo "make bench   build .venv-bench with the peers, then measure speed and memory into results/benchmarks/"
 	@echo "make lock    rewrite constraints.txt from the requirements files"
-	@echo "make clean   remove both environments and the caches of the tools (results stay)"
+	@echo "make clean   remove the environments and the caches of the tools (results stay)"
 
 setup: $(SETUP)
 
@@ -40,6 +45,12 @@ run: $(SETUP)
 
 test: lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest $(PYTEST)
+
+test-slurm: $(DEV)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m slurm tests/launchers
+
+test-ray: $(RAY)
+	OMP_NUM_THREADS=1 $(RAY_PY) -m pytest -m ray tests/launchers
 
 lint: $(DEV)
 	$(PY) -m ruff check .
@@ -51,7 +62,7 @@ bench: $(PEERS)
 	$(if $(BENCH),,$(BENCH_PY) -m analysis.speed && $(BENCH_PY) -m analysis.efficiency)
 
 clean:
-	rm -rf $(VENV) $(BENCH_VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(BENCH_VENV) $(RAY_VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 # ---- the environments
 
@@ -59,7 +70,7 @@ clean:
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3 python python3.13 python3.12 python3.11)
 SUITABLE := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 
-$(PY) $(BENCH_PY):
+$(PY) $(BENCH_PY) $(RAY_PY):
 	@for candidate in $(CANDIDATES); do \
 	  if "$$candidate" -c "$(SUITABLE)" >/dev/null 2>&1; then found=$$candidate; break; fi; \
 	done; \
@@ -98,6 +109,11 @@ $(DEV): requirements-dev.txt $(SETUP)
 $(PEERS): requirements.txt requirements-bench.txt requirements-bench-nodeps.txt constraints.txt | $(BENCH_PY)
 	$(call install,$(BENCH_PY),requirements-bench.txt)
 	@$(BENCH_PY) -m pip install --quiet --no-deps -r requirements-bench-nodeps.txt
+	@touch $@
+
+$(RAY): requirements-dev.txt requirements-ray.txt | $(RAY_PY)
+	$(call install,$(RAY_PY),requirements-dev.txt)
+	$(call install,$(RAY_PY),requirements-ray.txt)
 	@touch $@
 
 # torch and its CUDA packages stay out: which build fits is for the machine to say, and the wheel pins its own parts.

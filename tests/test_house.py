@@ -182,7 +182,7 @@ def test_requirements_are_those_that_are_imported() -> None:
 def test_make_knows_its_targets_and_builds_none_of_them_as_files() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     phony = set(re.findall(r"^\.PHONY:(.*)$", makefile, re.MULTILINE)[0].split())
-    defined = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    defined = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
     assert phony == defined
     assert {"setup", "run", "test", "lint", "bench"} <= defined
     for target in phony - {"help"}:

@@ -39,8 +39,8 @@ _QUEUE_SECONDS = 3.0
 #: How long a job may have left the queue before its result shows: nodes write through a shared file system.
 _GRACE_SECONDS = 15.0
 
-#: How long a run that was ended by a signal waits for SLURM to say why, before it asks to be queued again.
-_PATIENCE_SECONDS = 60.0
+#: How long a job whose run was ended by a signal waits for SLURM to end it, before it asks to be queued again.
+_PATIENCE_SECONDS = 120.0
 
 #: Keys of the launcher that submitit takes for any executor; it wants the others with the executor's name in front.
 _COMMON = frozenset(
@@ -75,16 +75,13 @@ class RunTicket:
 
 
 def _await_requeue() -> None:
-    """Keeps a job alive that was signalled but not told why: a job that ends of itself is not queued again.
+    """Keeps a job alive whose run was ended by a signal: SLURM queues no job again that ends of itself.
 
-    Preempted with a time of grace, it is still running for SLURM, which will kill and requeue it. Cancelled, it is
-    not, and may end. After a minute of neither, somebody signalled it for reasons of their own: it asks submitit to
-    requeue it, as the end of its time would.
+    Preempted or cancelled, the job is killed within its time of grace, and queued again or not. Where nothing happens,
+    somebody signalled it for reasons of their own: it asks submitit to requeue it, as the end of its time would.
     """
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while time.monotonic() < deadline:
-        if _states(["-j", os.environ["SLURM_JOB_ID"]]).get(_own_id(), "") != "RUNNING":
-            return
+    time.sleep(_PATIENCE_SECONDS)
+    while _states(["-j", os.environ["SLURM_JOB_ID"]]).get(_own_id(), "RUNNING") != "RUNNING":
         time.sleep(_QUEUE_SECONDS)
     os.kill(os.getpid(), submitit.JobEnvironment()._usr_sig())
     time.sleep(_PATIENCE_SECONDS)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from experiments.config import REPOSITORY
 
@@ -16,7 +19,8 @@ JOBS = ("model=fam,luna,rmt,transformer", "seed=0,1")
 SETTINGS = ("task=passkey", "scale=smoke", "trainer.steps=12", "trainer.warmup_steps=2", "logger=none")
 
 #: What depends on the machine and the moment, and not on what was computed.
-_MEASURED = ("tokens_per_second", "peak_memory_bytes", "wall_seconds", "folder", "attempts", "job_status", "hardware")
+_MEASURED = ("tokens_per_second", "peak_memory_bytes", "wall_seconds", "folder", "attempts", "job_status")
+_MEASURED += ("hardware", "git_sha")
 
 
 def sweep(
@@ -39,14 +43,37 @@ def surroundings(results: Path, environment: Mapping[str, str] | None = None) ->
 
 
 def table(results: Path) -> list[dict[str, str]]:
-    """The table of the one sweep below a folder, without what was measured."""
-    (path,) = results.glob("sweeps/*/table.csv")
-    with path.open(encoding="utf-8") as handle:
-        return [{key: value for key, value in line.items() if key not in _MEASURED} for line in csv.DictReader(handle)]
+    """The table of the latest sweep below a folder, without what was measured."""
+    return [{key: value for key, value in line.items() if key not in _MEASURED} for line in _lines(results)]
 
 
 def statuses(results: Path) -> list[str]:
     """How each job of that sweep ended."""
-    (path,) = results.glob("sweeps/*/table.csv")
+    return [line["job_status"] for line in _lines(results)]
+
+
+def _lines(results: Path) -> list[dict[str, str]]:
+    path = max(results.glob("sweeps/*/table.csv"))
     with path.open(encoding="utf-8") as handle:
-        return [line["job_status"] for line in csv.DictReader(handle)]
+        return list(csv.DictReader(handle))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A file of JSON, empty while it is being replaced."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def wait_for_step(results: Path, step: int) -> None:
+    """Until the only run has come so far."""
+    wait_until(lambda: any(read(path).get("step", 0) >= step for path in results.glob("runs/*/*/*/status.json")), 90)
+
+
+def wait_until(holds: Callable[[], bool], seconds: float) -> None:
+    """Polls."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come to this"
+        time.sleep(0.2)

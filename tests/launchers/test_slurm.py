@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +12,23 @@ import pytest
 
 from experiments.errors import ExitCode
 from tests.launchers.cluster import Cluster, missing
-from tests.launchers.eight import JOBS, command, statuses, surroundings, sweep, table
+from tests.launchers.eight import (
+    JOBS,
+    command,
+    read,
+    statuses,
+    surroundings,
+    sweep,
+    table,
+    wait_for_step,
+    wait_until,
+)
 
-pytestmark = [pytest.mark.slurm, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
+pytestmark = [
+    pytest.mark.slurm,
+    pytest.mark.timeout(1200),
+    pytest.mark.skipif(missing() is not None, reason=str(missing())),
+]
 
 SLURM = ("hydra/launcher=slurm", "hydra.launcher.mem_gb=1")
 
@@ -79,7 +91,7 @@ def test_ctrl_c_leaves_the_jobs_in_the_queue(cluster: Cluster, tmp_path: Path) -
     process = start(cluster, tmp_path, *LONG, "seed=7")
     wait_for_step(tmp_path, 100)
     process.send_signal(signal.SIGINT)
-    out, errors = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=60)
     assert process.returncode == ExitCode.INTERRUPTED
     assert "the jobs go on in the queue" in out
     assert statuses(tmp_path) == ["running"]
@@ -110,31 +122,10 @@ def start(cluster: Cluster, results: Path, *arguments: str) -> subprocess.Popen[
     )
 
 
-def wait_for_step(results: Path, step: int) -> None:
-    """Until the only run has come so far."""
-    wait_until(lambda: any(read(path).get("step", 0) >= step for path in results.glob("runs/*/*/*/status.json")), 90)
-
-
-def wait_until(holds: Callable[[], bool], seconds: float) -> None:
-    """Polls."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to this"
-        time.sleep(0.2)
-
-
 def manifest(results: Path) -> dict[str, Any]:
     """The manifest of the only sweep."""
     (path,) = results.glob("sweeps/*/sweep.json")
     return read(path)
-
-
-def read(path: Path) -> dict[str, Any]:
-    """A file of JSON, empty while it is being replaced."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
 
 
 def run_log(results: Path) -> str:
