@@ -26,6 +26,9 @@ HIDDEN = "[hidden]"
 #: Shorter values are words that stand in any text.
 _SHORTEST = 8
 
+#: The same for one line of a value of many lines, such as a private key.
+_SHORTEST_LINE = 20
+
 #: ``https://user:password@host``, and ``?api_key=...`` behind an address.
 _USER = re.compile(r"\b([a-z][a-z0-9+.-]*://)[^/\s@]*(?:@[^/\s@]*)*@", re.IGNORECASE)
 _QUERY = re.compile(r"([?&][\w.-]*(?:key|token|secret|password|signature)=)[^&\s#'\"]+", re.IGNORECASE)
@@ -87,4 +90,5 @@ def _secrets() -> list[str]:
         if name.upper().endswith(SECRET_NAMES) and len(value.strip()) >= _SHORTEST:
             plain = value.strip()
             found |= {plain, repr(plain)[1:-1], quote(plain, safe="")}
+            found |= {line for line in plain.splitlines() if len(line) >= _SHORTEST_LINE}  # messages are cut to one
     return sorted(found, key=len, reverse=True)

@@ -374,7 +374,7 @@ class RunFolder:
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Ends the run: status ``done`` with the result's digest, then the result itself, atomically and last."""
-        text = _json({**result, "run_id": self.run_id, "status": "done"})
+        text = _json({**redacted(dict(result)), "run_id": self.run_id, "status": "done"})
         self.write_status("done", result_sha256=hashlib.sha256(text.encode()).hexdigest())
         write_atomically(self.result_file, text)
 

@@ -44,6 +44,11 @@ def test_values_of_secret_variables_are_hidden(name: str) -> None:
     assert not any(forms(redact("https://example.org/?login=Zq7marker%2Fkey%2Bwith%27signs%3D%3D" + name[-1])))
 
 
+def test_one_line_of_a_long_key_is_hidden_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRIVATE_KEY", "begin\n" + "QUJD" * 10 + "\n" + "REVG" * 10 + "\nend")
+    assert redact("begin: cannot read " + "REVG" * 10) == f"begin: cannot read {HIDDEN}"
+
+
 def test_words_and_ordinary_variables_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHORT_KEY", "model")
     monkeypatch.setenv("KEYBOARD", "de-DE-layout")
