@@ -29,6 +29,9 @@ from experiments.measure import Timing, in_fresh_process
 FOLDER = Path(__file__).resolve().parent.parent / "results" / "benchmarks"
 REFERENCE = "reference"
 
+#: Measured by modules of their own, on one thread.
+ALONE = ("streaming", "overhead", "generation", "sweeps")
+
 
 def measure(name: str, *, tiny: bool, threads: int, rounds: int | None) -> tuple[dict[str, Any], list[Verdict]]:
     """One comparison's record and its verdicts."""
@@ -128,12 +131,16 @@ def measure_any(name: str, chosen: argparse.Namespace) -> tuple[dict[str, Any], 
         from benchmarks.overhead import measure_overhead  # imports Lightning, which takes seconds
 
         return measure_overhead(tiny=chosen.tiny)
+    if name == "sweeps":
+        from benchmarks.sweeps import measure_sweeps
+
+        return measure_sweeps(tiny=chosen.tiny)
     return measure(name, tiny=chosen.tiny, threads=chosen.threads, rounds=chosen.rounds)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, write, print."""
-    names = (*comparisons(), "streaming", "overhead", "generation")
+    names = (*comparisons(), *ALONE)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--tiny", action="store_true", help="sizes that only prove that it runs; write nothing")
@@ -154,7 +161,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def file_name(name: str, threads: int) -> str:
     """Comparisons with several threads are kept beside those with one."""
-    alone = threads == 1 or name in ("streaming", "overhead", "generation")
+    alone = threads == 1 or name in ALONE
     return f"{name}.json" if alone else f"{name}-{threads}threads.json"
 
 
