@@ -30,21 +30,21 @@ MANY = ("model=fam,infini,luna,rmt,transformer", "task=passkey", "scale=smoke", 
 MANY += ("trainer.learning_rate=1e-3,2e-3,4e-3,8e-3",)
 
 
-def run(arguments: list[str], results: Path) -> float:
+def run(arguments: list[str]) -> float:
     """Seconds that a command of this interpreter takes.
 
     Raises:
         subprocess.CalledProcessError: It failed.
     """
     started = time.perf_counter()
-    environment = {**os.environ, "MEMATTN_RESULTS": str(results), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     subprocess.run([sys.executable, *arguments], cwd=REPOSITORY, env=environment, capture_output=True, check=True)
     return time.perf_counter() - started
 
 
 def sweep(results: Path, *arguments: str) -> float:
     """Seconds of ``run.py -m``."""
-    return run([str(REPOSITORY / "run.py"), "-m", *arguments], results)
+    return run([str(REPOSITORY / "run.py"), "-m", *arguments, f"store.root={results}"])
 
 
 def launch_overhead(*, jobs: int, rounds: int) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def launch_overhead(*, jobs: int, rounds: int) -> dict[str, Any]:
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
             results = Path(folder)
-            imports = run(["-c", IMPORTS], results)
+            imports = run(["-c", IMPORTS])
             one = sweep(results / "one", *JOB, "seed=0")
             many = sweep(results / "many", *JOB, f"seed=range(0,{jobs})")
             trained = float(load_results(results / "many")["wall_seconds"].mean())

@@ -20,7 +20,7 @@ MISTAKES = {
     "mode=trian": "unknown mode 'trian': did you mean 'train'? There are: bench, eval, export, list, plan, "
     "status, train",
     "trainer=other": "unknown trainer 'other': There are: default",
-    "trainer.stps=3": "unknown key in trainer 'stps': did you mean 'steps'? There are: accumulate, batch_size",
+    "trainer.stps=3": "unknown key in trainer 'stps': did you mean 'steps'? There are: accumulate, auto_micro_batch",
     "steps=3": "unknown key 'steps': did you mean 'trainer.steps'?",
     "model=fam model.fam_length=3": "unknown key in model 'fam_length': did you mean 'fam_len'?",
     "hydra.launcher.jbs=2": "unknown key in hydra.launcher 'jbs': did you mean 'jobs'?",
