@@ -11,7 +11,7 @@ from experiments.config import register_resolvers
 from experiments.errors import ConfigError, ExitCode
 from experiments.job import dispatch
 from experiments.launcher import register_launchers
-from experiments.preflight import check_command_line, is_job_of_sweep, quoted
+from experiments.preflight import as_sweep, check_command_line, is_job_of_sweep, quoted
 from experiments.sweep import follow_parent
 
 
@@ -29,7 +29,7 @@ def main() -> None:
     sys.argv[1:] = quoted(sys.argv[1:])
     if not is_job_of_sweep():
         try:
-            check_command_line(sys.argv[1:])
+            sys.argv[1:] = as_sweep(sys.argv[1:], check_command_line(sys.argv[1:]))
         except ConfigError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(ExitCode.USER_ERROR)

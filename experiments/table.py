@@ -180,7 +180,7 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
 
 #: Columns of words; the others hold numbers.
 _WORDS = frozenset(("variant", "task", "data", "settings", "test", "status", "run", "what would happen"))
-_WORDS |= {"model", "preset of", "paper (arXiv)"}
+_WORDS |= {"model", "preset of", "paper (arXiv)", "validation", "best values"}
 
 
 def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
