@@ -143,7 +143,9 @@ def run_tune(
         written: list[bool] = []
         sweep = Sweep(tuner, engine, folder, conclude=lambda *_: written.append(conclude(searches, folder)))
         code = sweep.run()
-    return ExitCode.OK if code == ExitCode.FAILED and all(written) else code
+    if code in (ExitCode.OK, ExitCode.FAILED):  # a trial may fail, a search may not
+        return ExitCode.OK if all(written) else ExitCode.FAILED
+    return code
 
 
 def find_searches(job_overrides: Sequence[Sequence[str]], configs: Sequence[RunConfig]) -> list[Search]:

@@ -316,6 +316,9 @@ def test_where_all_fail_the_exit_code_tells(tuning: Tuning, capsys: pytest.Captu
     assert tuning.run(engine, ("model=luna", *PASSKEY, "tune.trials=2")) == ExitCode.FAILED
     assert "every trial of luna passkey failed; force=true starts its search over" in capsys.readouterr().out
     assert not (tuning.root / "tuned").exists()
+    again = FakeEngine(lambda _: 0.5)
+    assert tuning.run(again, ("model=luna", *PASSKEY, "tune.trials=2")) == ExitCode.FAILED
+    assert again.started == []
 
 
 def test_a_seed_that_fails_ends_its_trial(tuning: Tuning) -> None:
