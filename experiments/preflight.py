@@ -81,7 +81,7 @@ def check_command_line(arguments: Sequence[str]) -> list[RunConfig]:
     _check_mode(overrides, multirun=args.multirun)
     register_resolvers()
     with composing():
-        jobs = list(_jobs(overrides, multirun=args.multirun))
+        jobs = list(_jobs(overrides, multirun=args.multirun or _mode(overrides) == "tune"))
         configs = _check_jobs(jobs)
     _refuse_duplicates(jobs, configs)
     if configs[0].mode == "tune" or (args.multirun and configs[0].mode == "train"):

@@ -561,6 +561,7 @@ def test_a_search_is_a_sweep_also_without_m() -> None:
     words = ["model=luna", "task=passkey", "scale=smoke", "mode=tune"]
     configs = check_command_line(words)
     assert as_sweep(words, configs) == [*words, "--multirun"]
+    assert check_command_line([*words, "hydra/launcher=submitit_local"]) == configs
     assert as_sweep(["-m", *words], configs) == ["-m", *words]
     assert as_sweep([*words, "--cfg", "job"], configs) == [*words, "--cfg", "job"]
     assert as_sweep(words[:3], check_command_line(words[:3])) == words[:3]
