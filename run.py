@@ -12,7 +12,7 @@ from experiments.errors import ConfigError, ExitCode, Interrupted
 from experiments.interrupts import raising_interrupted
 from experiments.job import dispatch
 from experiments.launcher import register_launchers
-from experiments.preflight import check_command_line, is_job_of_sweep, quoted
+from experiments.preflight import as_sweep, check_command_line, is_job_of_sweep, quoted
 from experiments.redact import redact
 from experiments.sweep import follow_parent
 
@@ -28,15 +28,15 @@ def run(composed: DictConfig) -> None:
 def main() -> None:
     """Checks the command line, then lets Hydra compose and run it."""
     follow_parent()
+    register_resolvers()
+    register_launchers()
     sys.argv[1:] = quoted(sys.argv[1:])
     if not is_job_of_sweep():
         try:
-            check_command_line(sys.argv[1:])
+            sys.argv[1:] = as_sweep(sys.argv[1:], check_command_line(sys.argv[1:]))
         except ConfigError as error:
             print(redact(f"error: {error}"), file=sys.stderr)
             sys.exit(ExitCode.USER_ERROR)
-    register_resolvers()
-    register_launchers()
     run()
 
 

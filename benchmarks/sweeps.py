@@ -22,12 +22,17 @@ from experiments.store import run_folder
 IMPORTS = "import hydra, lightning, torch, experiments.train, experiments.preflight, models, data, wandb"
 
 #: Runs of one step: nearly all of their time is getting there and back.
-JOB = ("task=memory_ops", "scale=smoke", "trainer.steps=1", "trainer.warmup_steps=0", "logger=none")
-JOB += ("hydra.launcher.jobs=1", "task.eval_samples=1", "task.val_samples=1", "task.eval_factors=[1]")
+JOB = (
+    *("task=memory_ops", "scale=smoke", "logger=none", "hydra.launcher.jobs=1"),
+    *("trainer.steps=1", "trainer.warmup_steps=0"),
+    *("task.eval_samples=1", "task.val_samples=1", "task.eval_factors=[1]"),
+)
 
 #: A sweep as large as a study of all variants.
-MANY = ("model=fam,infini,luna,rmt,transformer", "task=passkey", "scale=smoke", "logger=none")
-MANY += ("trainer.learning_rate=1e-3,2e-3,4e-3,8e-3",)
+MANY = (
+    *("model=fam,infini,luna,rmt,transformer", "task=passkey", "scale=smoke", "logger=none"),
+    "trainer.learning_rate=1e-3,2e-3,4e-3,8e-3",
+)
 
 
 def run(arguments: list[str]) -> float:

@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
 from experiments.errors import ConfigError, first_line, unknown
+from experiments.space import read_space
 
 if TYPE_CHECKING:
     from data.base import Source, Task
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
-MODES = ("train", "eval", "export", "bench", "plan", "status", "list")
+MODES = ("train", "eval", "export", "bench", "tune", "plan", "status", "list")
+SAMPLERS = ("tpe", "random")
 SCHEDULES = ("cosine", "inverse_sqrt", "constant")
 PRECISIONS = ("auto", "32", "bf16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -263,6 +265,36 @@ class BenchConfig:
 
 
 @dataclass(frozen=True)
+class TuneConfig:
+    """How mode=tune searches: the same budget for every variant, scores on validation only."""
+
+    trials: int = 16
+    """Trials of each search, the configured values (the first) and failed ones included. More go on where it ended."""
+    seed: int = 0
+    """Of the sampler."""
+    sampler: str = "tpe"
+    """tpe (draws near what did well) or random."""
+    parallel: int = 4
+    """Trials of one search at work at once; with 1 each trial knows all before it."""
+    space: dict[str, Any] = field(default_factory=dict)
+    """What is varied: {times: [a, b]}, {low: a, high: b} or {choices: [...]} for each key (experiments/space.py)."""
+    folder: str | None = None
+    """Where the chosen values are written; null: conf/recipe/tuned of this checkout, which recipe=tuned reads."""
+
+    def __post_init__(self) -> None:
+        for name in ("trials", "parallel"):
+            _check(getattr(self, name) >= 1, f"tune.{name}", getattr(self, name), "must be at least 1")
+        _check(self.seed >= 0, "tune.seed", self.seed, "must be 0 or more")
+        _check_choice("tune.sampler", self.sampler, SAMPLERS)
+        read_space(self.space)
+
+    @property
+    def files(self) -> Path:
+        """One file below for each task and variant: <task>/<model>.yaml."""
+        return Path(self.folder).expanduser().absolute() if self.folder else REPOSITORY / "conf" / "recipe" / "tuned"
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Everything about one run. Built by :func:`build_run_config`."""
 
@@ -282,9 +314,11 @@ class RunConfig:
     """Where results go."""
     bench: BenchConfig = field(default_factory=BenchConfig)
     """What mode=bench measures; changes nothing else."""
+    tune: TuneConfig = field(default_factory=TuneConfig)
+    """How mode=tune searches; changes nothing else."""
     mode: str = "train"
     """train, eval (score a stored run again), export (write its model to be used elsewhere), bench (measure its cost),
-    plan (say what would happen), status (show how a sweep stands) or list."""
+    tune (search for better values), plan (say what would happen), status (show how a sweep stands) or list."""
     scale: str = "laptop"
     """Column of the task's table of sizes that the settings were taken from."""
     seed: int = 0
@@ -305,8 +339,9 @@ class RunConfig:
         _check(0 <= self.seed < 2**31, "seed", self.seed, "must lie in [0, 2^31)")
         check_mode(self.mode, run=self.run, force=self.force, sweep=self.sweep, watch=self.watch)
         _check(self.watch is None or 0.1 <= self.watch < math.inf, "watch", self.watch, "seconds, at least 0.1")
-        if self.data.allow_standin and (self.scale != "paper" or self.mode not in ("train", "plan")):
-            where = f"mode={self.mode}" if self.mode not in ("train", "plan") else f"scale={self.scale}"
+        training = self.mode in ("train", "tune", "plan")
+        if self.data.allow_standin and not (self.scale == "paper" and training):
+            where = f"mode={self.mode}" if not training else f"scale={self.scale}"
             raise ConfigError(f"data.allow_standin=true has no effect with {where}: only scale=paper refuses stand-ins")
 
     @property
@@ -337,7 +372,8 @@ def build_run_config(composed: DictConfig | Mapping[str, Any]) -> RunConfig:
         ConfigError: one line naming the key: unknown, missing, of the wrong type, out of range or without effect.
     """
     values = _resolved(composed)
-    values.pop("size", None)
+    for name in ("size", "tuned"):  # tables that other values are taken from
+        values.pop(name, None)
     _refuse_unknown(values, [item.name for item in fields(RunConfig)], "")
     built = {name: _built(name, _section(values, name)) for name in _SECTIONS}
     rest = _built("", {key: value for key, value in values.items() if key not in _SECTIONS})
@@ -489,6 +525,7 @@ _SECTIONS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "data": lambda section: typed(DataConfig, section, "data"),
     "store": lambda section: typed(StoreConfig, section, "store"),
     "bench": lambda section: typed(BenchConfig, section, "bench"),
+    "tune": lambda section: typed(TuneConfig, section, "tune"),
 }
 
 
@@ -510,12 +547,23 @@ def _resolved(composed: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     scales = OmegaConf.select(node, "task.scales")
     if scales is not None and str(node.scale) not in scales:
         raise ConfigError(unknown("scale", str(node.scale), (str(name) for name in scales)))
+    _check_tuned(node)
     try:
         values = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         where = f"{error.full_key}: " if error.full_key else ""
         raise ConfigError(f"{where}{first_line(error)}") from error
     return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}
+
+
+def _check_tuned(node: DictConfig) -> None:
+    """``recipe=tuned`` makes the table ``tuned``; conf/recipe/tuned/<task>/<model>.yaml fills it, scale by scale."""
+    tuned = OmegaConf.select(node, "tuned")
+    if tuned is None or str(node.scale) in tuned:
+        return
+    model = OmegaConf.select(node, "model.variant") or OmegaConf.select(node, "model.name")
+    what = f"model={model} task={OmegaConf.select(node, 'task.name')} scale={node.scale}"
+    raise ConfigError(f"recipe=tuned: nothing is tuned for {what}; this does it: python run.py {what} mode=tune")
 
 
 def _section(values: dict[str, Any], name: str) -> dict[str, Any]:

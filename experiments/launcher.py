@@ -63,7 +63,7 @@ class SweepLauncher(Launcher):
         self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Runs or plans all jobs, and ends the program: a job's failure is no exception here, but an exit code."""
+        """Runs, plans or tunes all jobs, and ends the program: a job's failure is an exit code here, no exception."""
         assert self.config is not None
         folder = Path(self.config.hydra.sweep.dir)
         with composing():
@@ -76,6 +76,10 @@ class SweepLauncher(Launcher):
         everything = zip(job_overrides, configs, settings, strict=True)
         jobs = [Job(index + 1, len(configs), folder, *job) for index, job in enumerate(everything)]
         try:
+            if configs[0].mode == "tune":
+                from experiments.tune import run_tune
+
+                raise SystemExit(run_tune(job_overrides, configs, folder, self.engine))
             engine = self.engine(configs, folder)
         except ConfigError as error:
             print(redact(f"error: {error}"), file=sys.stderr, flush=True)

@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments.compose import CONF, composer, composing, groups, keys, parse
 from experiments.config import RunConfig, build_model, build_task, register_resolvers
 from experiments.errors import ConfigError, explain_os_error, first_line, unknown
+from experiments.space import assignment, domains
 from experiments.store import MissingSource, identify
 
 #: Bytes that a sweep needs at least: Hydra's record of it, the table and logs.
@@ -82,10 +83,10 @@ def check_command_line(arguments: Sequence[str]) -> list[RunConfig]:
     _check_mode(overrides, multirun=args.multirun)
     register_resolvers()
     with composing():
-        jobs = list(_jobs(overrides, multirun=args.multirun))
+        jobs = list(_jobs(overrides, multirun=args.multirun or _mode(overrides) == "tune"))
         configs = _check_jobs(jobs)
     _refuse_duplicates(jobs, configs)
-    if args.multirun and configs[0].mode == "train":
+    if configs[0].mode == "tune" or (args.multirun and configs[0].mode == "train"):
         _check_writable(configs[0].store.folder / "sweeps")
     return configs
 
@@ -109,6 +110,18 @@ def check_run(config: RunConfig) -> None:
             f"backbone.positions={config.backbone.positions} has positions for the {task.max_len} symbols of training, "
             f"and task={config.task.name} tests on {task.longest_test}: use backbone.positions=rope"
         )
+
+
+def as_sweep(arguments: Sequence[str], configs: Sequence[RunConfig]) -> list[str]:
+    """With -m where ``mode=tune`` is asked for without: a search is a sweep, also that of one variant.
+
+    Args:
+        arguments: ``sys.argv`` without the program.
+        configs: what :func:`check_command_line` found in them.
+    """
+    args = get_args_parser().parse_args(list(arguments))
+    alone = any(config.mode == "tune" for config in configs) and not (args.multirun or args.cfg)
+    return [*arguments, "--multirun"] if alone else list(arguments)
 
 
 def quoted(arguments: Sequence[str]) -> list[str]:
@@ -148,6 +161,8 @@ def _check_key(override: Override) -> None:
         raise ConfigError(f"{text}: how many jobs run at a time: auto, or a number from 1")
     if key == "size" or key.startswith(("size.", "task.scales")):
         raise ConfigError(f"{text}: the table of sizes is read-only here; set what reads it, such as backbone.width")
+    if key == "tuned" or key.startswith("tuned."):
+        raise ConfigError(f"{text}: what mode=tune has found is read-only here; set the value itself")
     if key == "study" and not override.is_add():
         raise ConfigError(f"{text}: write +{text}")
     if override.is_add() and not override.is_force_add() and key in groups() and key != "study":
@@ -177,8 +192,9 @@ def _check_mode(overrides: Sequence[Override], *, multirun: bool) -> None:
     if swept and not multirun:
         raise ConfigError(f"{_text(swept[0])}: several values need -m (python run.py -m ...)")
     for override in swept:
-        if override.key_or_group in ("mode", "study", "store.root") or override.key_or_group.startswith("hydra"):
-            raise ConfigError(f"{_text(override)}: one {override.key_or_group} at a time")
+        key = override.key_or_group
+        if key in ("mode", "study", "store.root") or key.startswith("hydra") or _is_below(key, ("tune",)):
+            raise ConfigError(f"{_text(override)}: one {key} at a time")
     mode = _mode(overrides)
     if mode == "list" and multirun:
         raise ConfigError("mode=list shows what exists: leave out -m")
@@ -188,8 +204,9 @@ def _check_mode(overrides: Sequence[Override], *, multirun: bool) -> None:
     if mode == "status" and multirun:
         raise ConfigError("mode=status shows what was started before: leave out -m")
     for override in overrides:
-        if mode != "bench" and _is_below(override.key_or_group, ("bench",)):
-            raise ConfigError(f"{_text(override)} has no effect with mode={mode}: it is for mode=bench")
+        for other in ("bench", "tune"):
+            if mode != other and _is_below(override.key_or_group, (other,)):
+                raise ConfigError(f"{_text(override)} has no effect with mode={mode}: it is for mode={other}")
         if mode in _READ_BY and not _is_below(override.key_or_group, (*_READ_BY[mode], "hydra")):
             read = ", ".join(_READ_BY[mode])
             raise ConfigError(f"{_text(override)} has no effect with mode={mode}: it reads {read}")
@@ -258,14 +275,28 @@ def _check_jobs(jobs: Sequence[list[str]]) -> list[RunConfig]:
 
                 config = sized(config)
             parts = repr((config.model, config.backbone, config.task, config.scale))
-            if config.mode in ("train", "plan", "bench") and parts not in checked:
+            if config.mode in ("train", "tune", "plan", "bench") and parts not in checked:
                 check_run(config)
                 checked.add(parts)
+            space = repr((parts, config.trainer))
+            if config.mode == "tune" and space not in checked:
+                _check_space(config, overrides)
+                checked.add(space)
         except ConfigError as error:
             where = " ".join(text for text in overrides if text not in common)
             raise ConfigError(f"{error} (in the job {where})" if where else str(error)) from error
         configs.append(config)
     return configs
+
+
+def _check_space(config: RunConfig, overrides: list[str]) -> None:
+    """Composes and builds what a search may come to: each choice, and both ends of each range."""
+    for key, domain in domains(config).items():
+        for value in domain.ends:
+            try:
+                check_run(_composed([*overrides, assignment(key, value)]))
+            except ConfigError as error:
+                raise ConfigError(f"tune.space.{key}: {error}") from error
 
 
 def _composed(overrides: list[str]) -> RunConfig:

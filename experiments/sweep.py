@@ -18,11 +18,11 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from experiments.config import REPOSITORY, RunConfig, build_task, find_data
 from experiments.engines.ticket import Ticket
@@ -43,7 +43,7 @@ POLL_SECONDS = 0.2
 #: So many lines "done before" are printed at most; the table has them all.
 _SKIPPED_LINES = 20
 
-_ENDED_WELL = ("ok", "skipped")
+ENDED_WELL = ("ok", "skipped")
 
 
 @dataclass
@@ -124,15 +124,19 @@ class Job:
             result = folder.result()
             if result is not None:
                 self._report = {"folder": str(folder.path), "data": f"{source.name}: {source.detail}"}
-                self.status, self.message = "skipped", f"done before, {headline(result)}; force=true runs it again"
+                self.status, self.message = "skipped", f"done before, {self.describe(result)}"
                 return True
         return False
+
+    def describe(self, result: dict[str, Any]) -> str:
+        """What a line says of a result."""
+        return f"{headline(result)}; force=true runs it again"
 
     def finish(self, end: End, *, interrupted: bool) -> None:
         """Reads how its process ended."""
         redact_file(self.log)
         self.status = _status_of(end.code, self.report().get("state", ""), interrupted=interrupted)
-        if self.status in _ENDED_WELL:
+        if self.status in ENDED_WELL:
             return
         self.message = self.last_line().removeprefix(f"{self.mark} {self.config.label}").strip()
         if end.code < 0 and not interrupted:
@@ -151,7 +155,7 @@ class Job:
     def row(self) -> Row:
         """Its line of the table."""
         folder, result, message = self.run_folder(), None, self.message
-        if folder is not None and self.status in _ENDED_WELL:
+        if folder is not None and self.status in ENDED_WELL:
             message = ""
             try:
                 result = folder.result()
@@ -220,6 +224,9 @@ class Listed:
         """Of no interest."""
 
 
+Conclude = Callable[[Sequence[Job], Path], None]
+
+
 class Sweep:
     """One sweep on one engine.
 
@@ -228,10 +235,19 @@ class Sweep:
         engine: where.
         folder: where logs, manifest and table go.
         display: what people see meanwhile; default: bars on a terminal, else lines.
+        conclude: what is printed and stored of the jobs at the end; default: the table.
     """
 
-    def __init__(self, supply: Supply, engine: Engine, folder: Path, display: Display | None = None) -> None:
+    def __init__(
+        self,
+        supply: Supply,
+        engine: Engine,
+        folder: Path,
+        display: Display | None = None,
+        conclude: Conclude | None = None,
+    ) -> None:
         self.supply, self.engine, self.folder = supply, engine, folder
+        self._conclude = conclude or _conclude
         self.display = display or make_sweep_display()
         self._running: list[Job] = []
         self._held: Job | None = None  # taken from the supply, waits for room
@@ -252,10 +268,11 @@ class Sweep:
             self.display.close()
             self.engine.close()
             self._write_manifest(ended=time.time())
-            _conclude(self.supply.jobs, self.folder)
+            self._conclude(self.supply.jobs, self.folder)
+            _forget_reports(self.supply.jobs)
         if stopped_by is not None:
             return Interrupted(stopped_by).exit_code
-        return ExitCode.OK if all(job.status in _ENDED_WELL for job in self.supply.jobs) else ExitCode.FAILED
+        return ExitCode.OK if all(job.status in ENDED_WELL for job in self.supply.jobs) else ExitCode.FAILED
 
     def _run_all(self) -> int | None:
         """Keeps the engine busy. Returns the signal that ended the sweep early, or None."""
@@ -297,7 +314,7 @@ class Sweep:
             else:
                 self._held = job
                 break
-        if not batch and not self._running and self._again and self._held is None and self.supply.is_exhausted:
+        if not batch and not self._running and self._again and self._held is None:
             batch = [self._again.popleft()]
         if not batch:
             return
@@ -344,7 +361,7 @@ class Sweep:
 
     def _say_ended(self, job: Job) -> None:
         line = job.last_line()
-        if job.status in _ENDED_WELL and line.startswith(job.mark):
+        if job.status in ENDED_WELL and line.startswith(job.mark):
             self.display.note(line)
         else:
             self.display.note(f"{job.title}  {job.status}: {job.message or line}".rstrip(": "))
@@ -415,7 +432,7 @@ def _status_of(code: int, state: str, *, interrupted: bool) -> str:
         return "skipped" if state == "skipped" else "ok"
     if code == ExitCode.OUT_OF_MEMORY:
         return "out of memory"
-    if -code in SIGNALS and state in _ENDED_WELL:  # after all was done, too late for a handler
+    if -code in SIGNALS and state in ENDED_WELL:  # after all was done, too late for a handler
         return state
     # A signal may also come before the process has a handler for it: nothing was begun then, so nothing has failed.
     asked = code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED) or -code in SIGNALS
@@ -424,16 +441,19 @@ def _status_of(code: int, state: str, *, interrupted: bool) -> str:
     return "locked" if state == "locked" else "failed"
 
 
+def _forget_reports(jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        if job.status not in ("queued", "running"):
+            with suppress(OSError):
+                job.report_file.unlink(missing_ok=True)
+
+
 def _conclude(jobs: Sequence[Job], folder: Path) -> None:
     """Prints and stores the table, and says where everything is."""
     rows = [job.row() for job in jobs]
     with suppress(OSError):
         (folder / "table.txt").write_text(format_table(rows) + "\n", encoding="utf-8")
         write_csv(rows, folder / "table.csv")
-    for job in jobs:
-        if job.status not in ("queued", "running"):
-            with suppress(OSError):
-                job.report_file.unlink(missing_ok=True)
     print(flush=True)
     print_table(rows)
     runs = jobs[0].config.store.runs

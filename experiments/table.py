@@ -181,7 +181,7 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
 
 #: Columns of words; the others hold numbers.
 _WORDS = frozenset(("variant", "task", "data", "settings", "test", "status", "run", "what would happen"))
-_WORDS |= {"model", "preset of", "paper (arXiv)", "job", "state", "sweep", "launcher"}
+_WORDS |= {"model", "preset of", "paper (arXiv)", "job", "state", "sweep", "launcher", "validation", "best values"}
 
 
 def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:

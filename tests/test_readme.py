@@ -5,6 +5,7 @@ goes unchecked:
 
 * ``python run.py ...`` is run as it stands when it is quick (``scale=smoke``, ``mode=list``, ``mode=plan``,
   ``--help`` and the like); otherwise with ``mode=plan``, which checks every setting without training.
+  What ``mode=tune`` would start is checked and not started.
 * ``make <target>``: the target exists (running it would start this very test, or a long training).
 * the few others: see ``check_other``.
 
@@ -27,6 +28,7 @@ from experiments import workspace
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 QUICK = re.compile(r"scale=smoke|mode=(list|plan|status)|--help|--hydra-help|--cfg|--info|--version")
+CHECK = "import sys; from experiments.preflight import check_command_line; check_command_line(sys.argv[1:])"
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -111,6 +113,10 @@ def test_run_command(command: str, environment: dict[str, str]) -> None:
     # Somebody else's data folder does not exist here.
     settings = {name: value for name, value in settings.items() if name != "MEMATTN_DATA"}
     arguments = [word for word in words[1:] if not word.startswith("data.root=")]
+    arguments = ["recipe=default" if word == "recipe=tuned" else word for word in arguments]  # made by mode=tune only
+    if "mode=tune" in arguments:  # trains for long, and writes into conf/
+        run(["-c", CHECK, *arguments[1:]], environment | settings)
+        return
     if {"mode=eval", "mode=export"} & set(arguments):
         arguments = [f"run={known_run(environment)}" if word.startswith("run=") else word for word in arguments]
     elif not QUICK.search(command):

@@ -18,6 +18,7 @@ from experiments.config import (
     RunConfig,
     StoreConfig,
     TrainerConfig,
+    TuneConfig,
     build_model,
     build_run_config,
     build_task,
@@ -82,6 +83,7 @@ def test_yaml_holds_every_option_so_that_each_can_be_set() -> None:
     assert set(values["trainer"]) == names(TrainerConfig)
     assert set(values["backbone"]) == names(models.BackboneConfig)
     assert set(values["logger"]) == names(LoggerConfig)
+    assert set(values["tune"]) == names(TuneConfig)
     assert set(values) - {"size"} == names(RunConfig)
     for model in groups()["model"]:
         values = composed(f"model={model}")["model"]
@@ -104,12 +106,14 @@ def test_every_size_has_the_same_rows_and_each_row_has_an_effect() -> None:
 
 def test_variants_share_all_but_their_own_options() -> None:
     shared = [{**composed(f"model={model}"), "model": None} for model in groups()["model"]]
+    for values in shared:
+        values["tune"]["space"].pop("model", None)
     assert all(values == shared[0] for values in shared)
 
 
 def test_every_field_is_described() -> None:
     source = (CONF.parent / "experiments" / "config.py").read_text(encoding="utf-8")
-    for cls in (TrainerConfig, LoggerConfig, StoreConfig, RunConfig):
+    for cls in (TrainerConfig, LoggerConfig, StoreConfig, TuneConfig, RunConfig):
         body = source.partition(f"class {cls.__name__}:")[2].partition("\n@dataclass")[0]
         for field in dataclasses.fields(cls):
             after = body.partition(f"\n    {field.name}: ")[2].splitlines()[1]
