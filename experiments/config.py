@@ -361,7 +361,7 @@ def check_mode(
     for key, value, does in (("sweep", sweep, "names the sweep"), ("watch", watch, "repeats what is shown")):
         if mode != "status" and value is not None:
             raise ConfigError(f"{key}={value} has no effect with mode={mode}: it {does} for mode=status")
-    if force and mode not in ("train", "plan"):
+    if force and mode not in ("train", "tune", "plan"):
         raise ConfigError(f"force=true has no effect with mode={mode}: it starts a run over with mode=train")
 
 
