@@ -8,7 +8,8 @@ import hydra
 from omegaconf import DictConfig
 
 from experiments.config import register_resolvers
-from experiments.errors import ConfigError, ExitCode
+from experiments.errors import ConfigError, ExitCode, Interrupted
+from experiments.interrupts import raising_interrupted
 from experiments.job import dispatch
 from experiments.launcher import register_launchers
 from experiments.preflight import check_command_line, is_job_of_sweep, quoted
@@ -40,6 +41,9 @@ def main() -> None:
 
 if __name__ == "__main__":
     try:
-        main()
-    except KeyboardInterrupt:  # before a run has its own handlers
+        with raising_interrupted():  # before anything slow is imported; a run puts its own handlers on top
+            main()
+    except Interrupted as error:
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:  # in the moment before
         sys.exit(ExitCode.INTERRUPTED)

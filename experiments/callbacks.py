@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ import lightning
 
 from experiments import checkpoints
 from experiments.diagnostics import diagnose
-from experiments.errors import Interrupted, first_line
+from experiments.errors import Interrupted, first_line, warn
 from experiments.evaluate import evaluate_split
 from experiments.lightning_modules import SequenceModule
 from experiments.progress import Snapshot
@@ -171,7 +170,7 @@ class RunCallback(lightning.Callback):
             batch = self.task.train_batch(self.config.steps, self.config.batch_size)
             diagnostics = diagnose(module.model, batch, hardware=module.hardware, curves=False)
         except Exception as error:  # never a reason to lose a run
-            print(f"warning: no look at the memory ({first_line(error)})", file=sys.stderr, flush=True)
+            warn(f"no look at the memory ({first_line(error)})")
             return
         if diagnostics is not None:
             self._record({"step": self.now.step, "split": "memory", **diagnostics.summary()})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import errno
 import signal
+import sys
 from collections.abc import Iterable
 from enum import IntEnum
 
@@ -32,7 +33,7 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
     """Ctrl-C (128 + SIGINT)."""
     TERMINATED = 143
-    """SIGTERM (128 + 15), as schedulers send it."""
+    """SIGTERM (128 + 15) or SIGUSR1 or SIGUSR2, as schedulers send them."""
 
 
 class ConfigError(ValueError):
@@ -45,6 +46,10 @@ class StoreError(RuntimeError):
 
 class CheckpointError(StoreError):
     """A checkpoint is truncated, or belongs to another model."""
+
+
+class DamagedError(CheckpointError):
+    """A checkpoint does not hold what was written: it is torn, or something else has its name."""
 
 
 class LockedError(RuntimeError):
@@ -94,6 +99,11 @@ def first_line(error: BaseException | str) -> str:
     if lines:
         return lines[0]
     return error if isinstance(error, str) else type(error).__name__
+
+
+def warn(text: str) -> None:
+    """One line about something that stops nothing."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 def explain_os_error(error: OSError) -> str:

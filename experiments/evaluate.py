@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -10,7 +9,7 @@ from torch import nn
 
 from experiments import checkpoints
 from experiments.config import build_model, build_task
-from experiments.errors import ConfigError
+from experiments.errors import ConfigError, warn
 from experiments.finite import reporting_non_finite
 from experiments.hardware import Hardware
 from experiments.progress import Snapshot, make_display
@@ -31,7 +30,7 @@ def evaluate_split(
     progress: Progress | None = None,
 ) -> Evaluation:
     """Scores a model on a split, on the device and in the precision of the run."""
-    with hardware.autocast(), reporting_non_finite(model, lambda text: _warn(f"{split}: {text}")):
+    with hardware.autocast(), reporting_non_finite(model, lambda text: warn(f"{split}: {text}")):
         return task.evaluate(
             model,
             split,
@@ -39,10 +38,6 @@ def evaluate_split(
             device=hardware.device,
             progress=progress,
         )
-
-
-def _warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 def tested_fields(evaluation: Evaluation) -> dict[str, Any]:

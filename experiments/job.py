@@ -10,13 +10,11 @@ from __future__ import annotations
 import json
 import os
 import platform
-import signal
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +34,7 @@ from experiments.errors import (
     explain_os_error,
     first_line,
 )
+from experiments.interrupts import not_listening, raising_interrupted
 from experiments.preflight import check_run, is_job_of_sweep
 from experiments.store import (
     MissingSource,
@@ -103,7 +102,7 @@ def run_job(config: RunConfig, *, train: Train | None = None) -> int:
         The exit code.
     """
     try:
-        with _raising_interrupted():
+        with raising_interrupted():
             source = _locate(config)
             folder = run_folder(config, source)
             _announce(folder=str(folder.path), data=f"{source.name}: {source.detail}")
@@ -126,7 +125,7 @@ def evaluate_job(config: RunConfig) -> int:
         The exit code.
     """
     try:
-        with _raising_interrupted():
+        with raising_interrupted():
             folder = find_run(config.store.runs, str(config.run))
             if not folder.is_done:
                 raise ConfigError(f"run {folder.run_id} is {folder.state}, not done: train it to its end first")
@@ -217,7 +216,8 @@ def _attempt(config: RunConfig, folder: RunFolder, source: Source, train: Train)
         result = {**provenance(config, source), **train(config, folder)}
         folder.write_result(result)
     except BaseException as error:
-        return _record(config, folder, error)
+        with not_listening():
+            return _record(config, folder, error)
     folder.log(f"done: {headline(result)}")
     _announce(state="ok")
     _say(config.label, f"{headline(result)} after {time.monotonic() - started:.0f} s")
@@ -290,24 +290,6 @@ def _is_users_mistake(error: BaseException) -> bool:
     from data.base import DataError
 
     return isinstance(error, DataError)
-
-
-@contextmanager
-def _raising_interrupted() -> Iterator[None]:
-    """Turns Ctrl-C and SIGTERM into Interrupted. Training puts its own, more patient handlers on top."""
-
-    def stop(number: int, frame: Any) -> None:
-        raise Interrupted(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _announce(**facts: str) -> None:

@@ -73,6 +73,6 @@ def _action(config: RunConfig, folder: RunFolder) -> str:
     if state == "new":
         return "run"
     state = state.replace("_", " ")
-    if not folder.last_checkpoint.exists():
+    if not folder.can_resume:
         return f"run again ({state})"
     return f"resume ({state} at step {folder.status().get('step')})"

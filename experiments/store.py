@@ -4,7 +4,7 @@
         config.yaml      the resolved settings          result.json    flat, atomic, written last: there = done
         status.json      state, heartbeat, attempt      slices.csv     scores by length, depth, ...
         metrics.jsonl    one row a step, flushed        error.txt      the last failure, with its traceback
-        checkpoints/     last.ckpt, best.ckpt           log.txt        one line per attempt and its end
+        checkpoints/     last, previous and best.ckpt   log.txt        one line per attempt and its end
         diagnostics.npz  what the memory held           lock           held while a process works here
 
 Importing this module loads neither torch nor Lightning.
@@ -185,6 +185,16 @@ class RunFolder:
     def last_checkpoint(self) -> Path:
         """Where training goes on."""
         return self.checkpoints / "last.ckpt"
+
+    @property
+    def previous_checkpoint(self) -> Path:
+        """Where training goes on when the last one is damaged."""
+        return self.checkpoints / "previous.ckpt"
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether there is a checkpoint to go on from, whole or not."""
+        return self.last_checkpoint.exists() or self.previous_checkpoint.exists()
 
     @property
     def best_checkpoint(self) -> Path:

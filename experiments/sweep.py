@@ -10,14 +10,12 @@ Importing this module loads neither torch nor Lightning.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import shlex
 import signal
 import socket
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -29,7 +27,7 @@ from typing import TYPE_CHECKING, Protocol
 from experiments.config import REPOSITORY, RunConfig, build_task, find_data
 from experiments.engines.ticket import Ticket
 from experiments.errors import ExitCode, Interrupted, StoreError
-from experiments.interrupts import Interruption
+from experiments.interrupts import SIGNALS, Interruption, end_with_parent
 from experiments.job import headline
 from experiments.store import RunFolder, Source, run_folder, write_atomically
 from experiments.sweep_display import Display, make_sweep_display
@@ -47,7 +45,6 @@ MANIFEST = "sweep.json"
 _SKIPPED_LINES = 20
 
 _ENDED_WELL = ("ok", "skipped")
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass
@@ -277,8 +274,8 @@ class Sweep:
                     if self._running:
                         time.sleep(POLL_SECONDS)
             except Interrupted:
-                pass  # the second signal: do not wait any longer
-            finally:  # what still runs after a second signal, or a failure of this loop; a queue keeps its jobs
+                pass  # a second Ctrl-C: do not wait any longer
+            finally:  # what still runs after a second Ctrl-C, or a failure of this loop; a queue keeps its jobs
                 ours = [job for job in self._running if not job.id]
                 self.engine.kill(ours)
                 for job in ours:
@@ -321,7 +318,7 @@ class Sweep:
     def _interrupt(self, number: int) -> bool:
         """Asks the jobs to stop. False: the engine leaves them at work, and there is nothing to wait for."""
         if self.engine.interrupt(self._running, number):
-            self.display.note("stopping: each job keeps a checkpoint (once more to kill them)")
+            self.display.note("stopping: each job keeps a checkpoint (Ctrl-C once more to kill them)")
             return True
         names = ", ".join(sorted({job.id.partition("_")[0] for job in self._running}))
         self.display.note(f"the jobs go on in the queue ({names}): mode=status shows them, scancel ends them")
@@ -394,20 +391,8 @@ def varied_settings(job_overrides: Sequence[Sequence[str]], labels: Iterable[str
 def follow_parent() -> None:
     """In a job of a sweep: makes sure that it does not outlive the sweep, even one that was killed outright."""
     parent = os.environ.get("MEMATTN_PARENT")
-    if parent is None:
-        return
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != int(parent):
-            sys.exit(ExitCode.TERMINATED)
-        return
-    threading.Thread(target=_watch, args=(int(parent),), daemon=True).start()
-
-
-def _watch(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os.kill(os.getpid(), signal.SIGTERM)
+    if parent is not None:
+        end_with_parent(int(parent))
 
 
 def _started(job: Job) -> str:
@@ -430,7 +415,11 @@ def _status_of(code: int, state: str, *, interrupted: bool) -> str:
         return "skipped" if state == "skipped" else "ok"
     if code == ExitCode.OUT_OF_MEMORY:
         return "out of memory"
-    if code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED) or (interrupted and code < 0):
+    if -code in SIGNALS and state in _ENDED_WELL:  # after all was done, too late for a handler
+        return state
+    # A signal may also come before the process has a handler for it: nothing was begun then, so nothing has failed.
+    asked = code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED) or -code in SIGNALS
+    if asked or (interrupted and code < 0):
         return "interrupted"
     return "locked" if state == "locked" else "failed"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from experiments import checkpoints
 from experiments.callbacks import RunCallback
 from experiments.config import RunConfig, build_model, build_task
 from experiments.diagnostics import diagnose, draw_diagnostics, write_diagnostics
-from experiments.errors import first_line
+from experiments.errors import first_line, warn
 from experiments.evaluate import evaluate_split, tested_fields
 from experiments.flops import train_flops
 from experiments.hardware import Hardware, hardware_line, peak_memory_bytes
@@ -53,8 +52,8 @@ def train(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
     Raises:
         CheckpointError: a checkpoint cannot be read or written.
         DivergedError: a loss or gradient is NaN or infinite.
-        Interrupted: SIGINT or SIGTERM came; a checkpoint is kept, of the last step or at most
-            ``trainer.checkpoint_every`` steps before.
+        Interrupted: a signal asked to stop (experiments/interrupts.py says which); a checkpoint is kept, of the last
+            step or at most ``trainer.checkpoint_every`` steps before.
     """
     hardware = Hardware.choose(config.trainer.device, config.trainer.precision)
     torch.set_num_threads(config.trainer.threads)
@@ -89,9 +88,7 @@ def _build_module(config: RunConfig, task: Task, hardware: Hardware) -> Sequence
 
 def _fit(config: RunConfig, folder: RunFolder, task: Task, module: SequenceModule, callback: RunCallback) -> None:
     """Trains from the last checkpoint, or from the start, to the last step."""
-    checkpoints.remove_leftovers(folder.checkpoints)
-    resume = folder.last_checkpoint if folder.last_checkpoint.exists() else None
-    done = checkpoints.load(resume, kind="training", run_id=folder.run_id)["global_step"] if resume else 0
+    resume, done = checkpoints.find_start(folder)
     folder.trim_metrics(done)
     callback.begin(done)
     if done:
@@ -121,6 +118,10 @@ def _fit(config: RunConfig, folder: RunFolder, task: Task, module: SequenceModul
             trainer.fit(module, datamodule=batches, ckpt_path=resume, weights_only=True)
         except SIGTERMException:  # Lightning saw the signal after our last look
             callback.interruption.check()
+            raise
+        except RuntimeError as error:
+            if "DataLoader worker" in str(error):  # which got the signal, too, and ended of it
+                callback.interruption.check()
             raise
     module.to(module.hardware.device)  # from where Lightning takes it away when it is done
     callback.catch_up(trainer, module)
@@ -234,7 +235,7 @@ def _look_at_memory(
                 progress=callback.evaluation_progress("testing without memory"),
             )
     except Exception as error:
-        print(f"warning: no diagnostics ({first_line(error)})", file=sys.stderr, flush=True)
+        warn(f"no diagnostics ({first_line(error)})")
         return {}
     return {
         **{f"memory/{name}": value for name, value in diagnostics.summary().items()},

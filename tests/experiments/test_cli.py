@@ -211,3 +211,16 @@ def test_the_list_shows_what_exists(capsys: pytest.CaptureFixture[str]) -> None:
     assert sizes["rmt"][1:3] == ["mat", "2207.06881"]
     assert sizes["fam_gated"][1:3] == ["fam", "ours"]
     assert all(len(sizes[name]) >= 6 for name in groups()["model"])
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGUSR1, 143), (signal.SIGUSR2, 143), (signal.SIGINT, 130)])
+def test_a_signal_before_a_run_has_begun_is_no_failure(home: Path, number: int, code: int) -> None:
+    early = (
+        "import runpy, signal, experiments.launcher as launcher; "
+        f"launcher.follow_parent = lambda: signal.raise_signal({int(number)}); "
+        f"runpy.run_path({str(REPOSITORY / 'run.py')!r}, run_name='__main__')"
+    )
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([sys.executable, "-c", early], cwd=home, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == code
+    assert not done.stderr

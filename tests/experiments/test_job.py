@@ -150,7 +150,9 @@ def test_a_failure_is_recorded(name: str, config: RunConfig, capsys: pytest.Capt
     assert not folder.error_file.exists()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGUSR2, 143)]
+)
 def test_a_signal_interrupts(number: int, code: int, config: RunConfig) -> None:
     before = signal.getsignal(signal.SIGTERM)
 

@@ -41,7 +41,8 @@ def end(state, code, line):
 with folder.lock():
     (root / f"started-{number}").write_text(json.dumps(dict(os.environ)))
     if what == "wait":
-        signal.signal(signal.SIGTERM, lambda *_: end("interrupted", 143, "interrupted: stopped by SIGTERM"))
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, lambda *_: end("interrupted", 143, "interrupted: stopped by a signal"))
         time.sleep(60)
     if what == "meet":  # both of two jobs must be at work at once
         deadline = time.monotonic() + 30
@@ -155,7 +156,7 @@ def start_parent(root: Path) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)])
 def test_a_signal_is_passed_on_and_the_table_still_printed(sweep: Sweep, number: int, code: int) -> None:
     process = start_parent(sweep.root)
     process.send_signal(number)

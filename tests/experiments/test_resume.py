@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import resource
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from experiments import checkpoints
 from experiments.config import RunConfig
 from experiments.errors import CheckpointError, ExitCode, Interrupted
 from experiments.interrupts import Interruption
+from experiments.store import RunFolder
 from tests.experiments.small_runs import (
     Sabotage,
     folder_of,
@@ -104,7 +106,9 @@ def test_killed_run_on_text_ends_with_the_same_numbers(tmp_path: Path) -> None:
     assert outcome(folder_of(cut)) == outcome(folder_of(whole))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143), (signal.SIGUSR2, 143)]
+)
 def test_signal_keeps_the_step_that_was_done(
     passkey: tuple[RunConfig, dict[str, Any]], number: int, code: int, tmp_path: Path
 ) -> None:
@@ -144,23 +148,151 @@ def test_where_a_run_works_changes_none_of_its_numbers(
     assert outcome(folder_of(config)) == passkey[1]
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "foreign", "weights", "code", "other run"])
+class Bomb:
+    """Executes code when it is unpickled: it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def damage_file(path: Path, how: str) -> None:
+    """Damages a checkpoint."""
+    content = bytearray(path.read_bytes())
+    if how == "truncated":
+        path.write_bytes(content[:-1000])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "flipped":
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    elif how == "code":
+        torch.save({**torch.load(path, weights_only=True), "bomb": Bomb(path.with_name("executed"))}, path)
+    else:
+        path.unlink()
+
+
+DAMAGES = ["truncated", "empty", "flipped", "code"]
+
+
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    """A run that was killed in its sixth step, with checkpoints of steps 2 and 4 and a validation at 4."""
+    config = settings(tmp_path_factory.mktemp("cut"), *PASSKEY)
+    assert run_apart(config, Sabotage(STEP, 6)) == KILLED
+    return config
+
+
+def copy_of(cut: RunConfig, root: Path) -> RunConfig:
+    """The same run, in a store of its own."""
+    config = settings(root, *PASSKEY)
+    shutil.copytree(folder_of(cut).path, folder_of(config).path)
+    return config
+
+
+def said(folder: RunFolder) -> list[str]:
+    """What the log tells of damage; nothing may have been executed."""
+    assert not (folder.checkpoints / "executed").exists()
+    lines = folder.log_file.read_text().splitlines()
+    return [line.partition("] ")[2] for line in lines if "damaged" in line]
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_damaged_checkpoint_falls_back_to_the_one_before(
+    how: str, cut: RunConfig, passkey: tuple[RunConfig, dict[str, Any]], tmp_path: Path
+) -> None:
+    config = copy_of(cut, tmp_path)
+    folder = folder_of(config)
+    damage_file(folder.last_checkpoint, how)
+    assert run_apart(config) == ExitCode.OK
+    assert said(folder) == [
+        f"{folder.last_checkpoint} is damaged (kept as last.damaged): goes on from the checkpoint before it, at step 2"
+    ]
+    assert outcome(folder) == passkey[1]
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_no_intact_checkpoint_starts_again(
+    how: str, cut: RunConfig, passkey: tuple[RunConfig, dict[str, Any]], tmp_path: Path
+) -> None:
+    config = copy_of(cut, tmp_path)
+    folder = folder_of(config)
+    damage_file(folder.last_checkpoint, how)
+    damage_file(folder.previous_checkpoint, how)
+    assert run_apart(config) == ExitCode.OK
+    assert said(folder) == [f"{folder.last_checkpoint} is damaged (kept as last.damaged): starts again from step 0"]
+    assert outcome(folder) == passkey[1]
+
+
+@pytest.mark.parametrize("how", ["flipped", "missing"])
+def test_best_weights_that_are_damaged_start_again(
+    how: str, cut: RunConfig, passkey: tuple[RunConfig, dict[str, Any]], tmp_path: Path
+) -> None:
+    config = copy_of(cut, tmp_path)
+    folder = folder_of(config)
+    damage_file(folder.best_checkpoint, how)
+    # Killed before there is a new one: what is left of the old history must not be gone on from.
+    assert run_apart(config, Sabotage(STEP, 1)) == KILLED
+    line = f"{folder.best_checkpoint}, which the test at the end needs, is damaged or missing: starts again from step 0"
+    assert said(folder) == [line]
+    assert not folder.can_resume
+    assert run_apart(config) == ExitCode.OK
+    assert said(folder) == [line]
+    assert outcome(folder) == passkey[1]
+
+
+def test_killed_while_the_old_checkpoint_makes_room(
+    cut: RunConfig, passkey: tuple[RunConfig, dict[str, Any]], tmp_path: Path
+) -> None:
+    config = copy_of(cut, tmp_path)
+    folder = folder_of(config)
+    assert run_apart(config, Sabotage("experiments.checkpoints:_sync", 1)) == KILLED  # the old one not yet moved
+    assert folder.last_checkpoint.exists()
+    folder.last_checkpoint.replace(folder.previous_checkpoint)  # and just moved
+    assert run_apart(config) == ExitCode.OK
+    assert not said(folder)
+    assert outcome(folder) == passkey[1]
+
+
+def test_checkpoint_of_before_there_were_digests_is_read(
+    cut: RunConfig, passkey: tuple[RunConfig, dict[str, Any]], tmp_path: Path
+) -> None:
+    config = copy_of(cut, tmp_path)
+    folder = folder_of(config)
+    for path in (folder.last_checkpoint, folder.best_checkpoint):
+        torch.save(torch.load(path, weights_only=True), path)
+    folder.previous_checkpoint.unlink()
+    assert run_apart(config) == ExitCode.OK
+    assert not said(folder)
+    assert outcome(folder) == passkey[1]
+
+
+def test_every_flipped_byte_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    checkpoints.save(path, {"weights": torch.arange(50.0)}, kind="training", run_id="a-s0")
+    assert torch.load(path, weights_only=True)["weights"].sum() == 1225, "an ordinary file of torch"
+    content = path.read_bytes()
+    for place in range(0, len(content), 7):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+        with pytest.raises(CheckpointError):
+            checkpoints.load(path, kind="training", run_id="a-s0")
+    path.write_bytes(content)
+    assert checkpoints.load(path, kind="training", run_id="a-s0")["weights"].sum() == 1225
+
+
+@pytest.mark.parametrize("damage", ["foreign", "weights", "other run"])
 def test_bad_checkpoint_is_one_line(damage: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     config = settings(tmp_path, *PASSKEY)
     assert run_apart(config, Sabotage(STEP, 5)) == KILLED
     folder = folder_of(config)
     path = folder.last_checkpoint
     content = torch.load(path, weights_only=True)
-    if damage == "truncated":
-        path.write_bytes(path.read_bytes()[:-1000])
-    elif damage == "empty":
-        path.write_bytes(b"")
-    elif damage == "foreign":
+    if damage == "foreign":
         torch.save({"state_dict": {}}, path)
     elif damage == "weights":
         path.write_bytes(folder.best_checkpoint.read_bytes())
-    elif damage == "code":
-        torch.save({**content, "callable": Interruption()}, path)
     else:
         checkpoints.save(path, content, kind="training", run_id="0123456789-s0")
     capfd.readouterr()
@@ -225,10 +357,23 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
         checkpoints.load_weights(torch.nn.Linear(2, 3), torch.nn.Linear(2, 2).state_dict(), tmp_path / "best.ckpt")
 
 
-def test_second_signal_stops_at_once() -> None:
+def test_second_ctrl_c_stops_at_once() -> None:
     with Interruption() as interruption:
         signal.raise_signal(signal.SIGTERM)
-        with pytest.raises(Interrupted):
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(Interrupted) as caught:
             interruption.check()
-        with pytest.raises(Interrupted):
+        assert caught.value.exit_code == ExitCode.TERMINATED, "what came first"
+        with pytest.raises(Interrupted) as caught:
             signal.raise_signal(signal.SIGINT)
+        assert caught.value.exit_code == ExitCode.INTERRUPTED
+
+
+def test_what_a_scheduler_sends_is_one_request() -> None:
+    with Interruption() as interruption:
+        for number in (signal.SIGUSR1, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGTERM):
+            signal.raise_signal(number)
+        with pytest.raises(Interrupted, match="SIGUSR1") as caught:
+            interruption.check()
+    assert caught.value.exit_code == ExitCode.TERMINATED
+    assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
