@@ -7,7 +7,7 @@
 #   TORCH_INDEX=...  where to take torch from, for example PyTorch's index of CPU wheels (README, "Install")
 #   RUN=..., PYTEST=..., BENCH=...   other arguments for run.py, pytest and the benchmarks
 
-.PHONY: help setup run test lint bench lock clean
+.PHONY: help setup run test faults lint bench lock clean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -17,6 +17,7 @@ BENCH_VENV := .venv-bench
 BENCH_PY := $(BENCH_VENV)/bin/python
 RUN ?= -m model=fam,luna task=lra_text
 PYTEST ?=
+KILLS ?= 200
 BENCH ?=
 TORCH_INDEX ?=
 
@@ -28,6 +29,7 @@ help:
 	@echo "make setup   build .venv with what running needs"
 	@echo "make run     setup, then: python run.py $(RUN)"
 	@echo "make test    setup with the test tools, then lint, types and tests"
+	@echo "make faults  setup with the test tools, then the long tests of faults: KILLS=$(KILLS) kills at random moments and more"
 	@echo "make lint    setup with the test tools, then lint and types"
 	@echo "make bench   build .venv-bench with the peers, then measure speed and memory into results/benchmarks/"
 	@echo "make lock    rewrite constraints.txt from the requirements files"
@@ -40,6 +42,9 @@ run: $(SETUP)
 
 test: lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest $(PYTEST)
+
+faults: $(DEV)
+	OMP_NUM_THREADS=1 $(PY) -m pytest tests/faults --kills=$(KILLS) --every $(PYTEST)
 
 lint: $(DEV)
 	$(PY) -m ruff check .

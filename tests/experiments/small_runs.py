@@ -36,7 +36,9 @@ _PRELOAD = [
     "experiments.train",
     "experiments.job",
     "matplotlib.backends.backend_agg",
+    "sympy",
     "tests.experiments.small_runs",
+    "tests.faults.harness",
     "torch._dynamo",
 ]
 
