@@ -7,7 +7,7 @@
 #   TORCH_INDEX=...  where to take torch from, for example PyTorch's index of CPU wheels (README, "Install")
 #   RUN=..., PYTEST=..., BENCH=...   other arguments for run.py, pytest and the benchmarks
 
-.PHONY: help setup run test test-slurm test-ray lint bench lock clean
+.PHONY: help setup run test test-slurm test-ray faults lint bench lock clean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -19,6 +19,7 @@ RAY_VENV := .venv-ray
 RAY_PY := $(RAY_VENV)/bin/python
 RUN ?= -m model=fam,luna task=lra_text
 PYTEST ?=
+KILLS ?= 200
 BENCH ?=
 TORCH_INDEX ?=
 
@@ -33,6 +34,7 @@ help:
 	@echo "make test    setup with the test tools, then lint, types and tests"
 	@echo "make test-slurm   sweeps through a real SLURM of one node (as root, with slurm-wlm and munge installed)"
 	@echo "make test-ray     build .venv-ray with Ray, then sweeps through it"
+	@echo "make faults  setup with the test tools, then the long tests of faults: KILLS=$(KILLS) kills at random moments and more"
 	@echo "make lint    setup with the test tools, then lint and types"
 	@echo "make bench   build .venv-bench with the peers, then measure speed and memory into results/benchmarks/"
 	@echo "make lock    rewrite constraints.txt from the requirements files"
@@ -51,6 +53,9 @@ test-slurm: $(DEV)
 
 test-ray: $(RAY)
 	OMP_NUM_THREADS=1 $(RAY_PY) -m pytest -m ray tests/launchers
+
+faults: $(DEV)
+	OMP_NUM_THREADS=1 $(PY) -m pytest tests/faults --kills=$(KILLS) --every $(PYTEST)
 
 lint: $(DEV)
 	$(PY) -m ruff check .

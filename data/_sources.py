@@ -8,6 +8,7 @@ the file and the remedy.
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -18,7 +19,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,6 +33,10 @@ Found = TypeVar("Found")
 
 _PROBE_SECONDS = 3.0
 _INDEX = "index.json"
+
+#: Cached files up to this size are compared with their digest whenever a process opens them; of larger ones, which
+#: would cost seconds, the size alone.
+_DIGESTED_BYTES = 1 << 28
 
 
 # Finding
@@ -231,7 +236,8 @@ def build_once(folder: Path, build: Callable[[Path], None], *, resume: bool = Fa
     """Fills ``folder`` by calling ``build`` on an empty folder beside it, unless it is there and whole.
 
     The finished folder appears in one rename; a second process waits and then finds it done. With ``resume``,
-    ``build`` gets the folder as a process that was killed has left it.
+    ``build`` gets the folder as a process that was killed has left it. An index beside the files holds their sizes and
+    digests: what was truncated, or is no larger than 256 MiB and was changed in any bit, is made anew.
 
     Raises:
         DataError: the cache cannot be written.
@@ -249,8 +255,8 @@ def build_once(folder: Path, build: Callable[[Path], None], *, resume: bool = Fa
             partial.mkdir(exist_ok=resume)
             try:
                 build(partial)
-                sizes = {path.name: path.stat().st_size for path in partial.iterdir()}
-                (partial / _INDEX).write_text(json.dumps(sizes))
+                index = {path.name: _entry(path) for path in partial.iterdir()}
+                (partial / _INDEX).write_text(json.dumps(index))
                 partial.rename(folder)
             finally:
                 if not resume:
@@ -263,12 +269,32 @@ def build_once(folder: Path, build: Callable[[Path], None], *, resume: bool = Fa
         ) from error
 
 
+def _entry(path: Path) -> dict[str, Any]:
+    size = path.stat().st_size
+    return {"size": size, "sha256": sha256_of(path) if size <= _DIGESTED_BYTES else None}
+
+
 def _is_whole(folder: Path) -> bool:
     try:
-        sizes = json.loads((folder / _INDEX).read_text())
-        return bool(sizes) and all((folder / name).stat().st_size == size for name, size in dict(sizes).items())
-    except (OSError, ValueError, TypeError):  # whatever a damaged index holds
+        index = json.loads((folder / _INDEX).read_text())
+        return bool(index) and all(_is_as_written(folder / name, entry) for name, entry in dict(index).items())
+    except (OSError, ValueError, TypeError, KeyError):  # whatever a damaged index holds
         return False
+
+
+def _is_as_written(path: Path, entry: Any) -> bool:
+    if isinstance(entry, int):  # the size, all that there was before there were digests
+        return path.stat().st_size == entry
+    found = path.stat()
+    if found.st_size != entry["size"]:
+        return False
+    digest = entry["sha256"]
+    return digest is None or _digest_of(path, found.st_size, found.st_mtime_ns) == digest
+
+
+@functools.lru_cache(maxsize=64)  # a run asks several times
+def _digest_of(path: Path, size: int, changed: int) -> str:
+    return sha256_of(path)
 
 
 @contextmanager

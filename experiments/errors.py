@@ -35,7 +35,7 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
     """Ctrl-C (128 + SIGINT)."""
     TERMINATED = 143
-    """SIGTERM (128 + 15) or SIGUSR1 or SIGUSR2, as schedulers send them."""
+    """SIGTERM (128 + 15), SIGUSR1 or SIGUSR2, as schedulers send them, or SIGHUP: the terminal was closed."""
 
 
 class ConfigError(ValueError):

@@ -1,8 +1,8 @@
 """Signals that ask a process to stop, and processes that end with the one that started them.
 
-Ctrl-C, SIGTERM and the warnings that schedulers send before them (SIGUSR1 or SIGUSR2, often several) are one and the
-same request, which training answers at the next step with a checkpoint. Importing this module loads neither torch nor
-Lightning, so that the handlers can stand before either is imported.
+Ctrl-C, SIGTERM, a terminal that is closed (SIGHUP) and the warnings that schedulers send before they end a job (SIGUSR1
+or SIGUSR2, often several) are one and the same request, which training answers at the next step with a checkpoint.
+Importing this module loads neither torch nor Lightning, so that the handlers can stand before either is imported.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import stat
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any
 
 from experiments.errors import ExitCode, Interrupted
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 _PR_SET_PDEATHSIG = 1
 
@@ -115,7 +116,24 @@ def _install(handler: _Handler, numbers: tuple[signal.Signals, ...] = SIGNALS) -
     """Returns the handlers before; nothing outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         return {}
-    return {number: signal.signal(number, handler) for number in numbers}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            _leave_terminal()
+        handler(number, frame)
+
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # as nohup wants it
+    return {number: signal.signal(number, handle) for number in numbers if not (number == signal.SIGHUP and ignored)}
+
+
+def _leave_terminal() -> None:
+    """Lets what is printed go nowhere: each write to a terminal that is closed is an error, which would end the run."""
+    for descriptor in (0, 1, 2):
+        with suppress(OSError):
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode):
+                null = os.open(os.devnull, os.O_RDWR)
+                os.dup2(null, descriptor)
+                os.close(null)
 
 
 def _restore(before: dict[signal.Signals, Any]) -> None:

@@ -7,6 +7,12 @@ from collections.abc import Iterator
 import pytest
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("faults", "how long the tests of faults may take (make faults)")
+    group.addoption("--kills", type=int, default=5, help="so many kills at random moments")
+    group.addoption("--every", action="store_true", help="a kill before every single operation on files, every server")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """For this process and those that it starts; session-wide, so that fixtures of any scope can rely on it."""

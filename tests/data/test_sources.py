@@ -231,6 +231,35 @@ def test_a_half_written_copy_is_made_anew(tmp_path: Path, damage: Callable[[Path
     assert contents(folder) == WHOLE
 
 
+def test_a_flipped_bit_of_the_same_size_and_time_is_noticed(tmp_path: Path) -> None:
+    folder = tmp_path / "task"
+    build_once(folder, build)
+    path = folder / "b.bin"
+    before = path.stat()
+    path.write_text(WORDS.replace("k", "j", 1))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert end_of(fork(lambda: build_once(folder, build))) == 0  # another process, which has not yet looked
+    assert contents(folder) == WHOLE
+
+
+def test_a_copy_of_before_there_were_digests_is_used(tmp_path: Path) -> None:
+    folder = tmp_path / "task"
+    build_once(folder, build)
+    (folder / "index.json").write_text(json.dumps({name: len(WORDS) for name in WHOLE}))
+    build_once(folder, lambda _: pytest.fail("built again"))
+
+
+def test_of_a_large_file_the_size_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "task"
+    monkeypatch.setattr("data._sources._DIGESTED_BYTES", 4)
+    build_once(folder, build)
+    (folder / "b.bin").write_text(WORDS[::-1])
+    build_once(folder, lambda _: pytest.fail("built again"))
+    (folder / "b.bin").write_text(WORDS[:-1])
+    build_once(folder, build)
+    assert contents(folder) == WHOLE
+
+
 def test_a_checksum_that_was_never_written_out_is_computed_again(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("content")

@@ -7,7 +7,8 @@ import multiprocessing
 import os
 import pkgutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -35,7 +36,9 @@ _PRELOAD = [
     "experiments.train",
     "experiments.job",
     "matplotlib.backends.backend_agg",
+    "sympy",
     "tests.experiments.small_runs",
+    "tests.faults.harness",
     "torch._dynamo",
 ]
 
@@ -124,10 +127,20 @@ def run_apart(config: RunConfig, sabotage: Sabotage | None = None, *, kill_after
         sabotage: when it is to stop itself.
         kill_after: seconds after which it is killed from outside.
     """
+    return end_of(start_apart(_child, config, sabotage), kill_after=kill_after)
+
+
+def start_apart(work: Callable[..., None], *arguments: Any) -> ForkServerProcess:
+    """Starts a process with all that is slow to import, where a function of a module works."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOAD)
-    process = context.Process(target=_child, args=(config, sabotage))
+    process = context.Process(target=work, args=arguments)
     process.start()
+    return process
+
+
+def end_of(process: ForkServerProcess, *, kill_after: float = 120.0) -> int:
+    """Its exit code; minus the signal's number if one killed it."""
     process.join(kill_after)
     if process.exitcode is None:
         process.kill()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -371,7 +372,7 @@ def test_no_test_number_is_read_or_shown(
         (tuning.root / "tuned/passkey/luna.yaml").read_text()
     ]
     for text in (out, *files):
-        assert "test/" not in text
+        assert not re.search(r"(?<!py)test/", text)
         assert "0.98765"[:5] not in text
     lines = out.splitlines()
     header = next(index for index, line in enumerate(lines) if line.startswith("variant"))
