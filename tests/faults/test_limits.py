@@ -33,10 +33,22 @@ def limit_memory(number: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
+#: A step that does not fit into what :func:`limit_memory` leaves, unless it is taken in pieces.
+LARGE = ("trainer.batch_size=4096", "trainer.steps=1", "trainer.val_every=1", "trainer.warmup_steps=0")
+
+
+def test_a_step_that_does_not_fit_is_taken_in_pieces(tmp_path: Path) -> None:
+    """RLIMIT_AS is hit in the middle job: it says so, goes on with fewer sequences at once, and is done."""
+    configs = [small(tmp_path, f"seed={seed}", *(LARGE if seed == 1 else ())) for seed in (0, 1, 2)]
+    done = apart(tmp_path / "printed.txt", sweep, configs, limit_memory)
+    assert done.code == ExitCode.OK
+    assert ((folder_of(configs[1]).result() or {})["micro_batch_size"]) < 4096
+
+
 def test_a_job_without_memory_is_told_as_that_and_the_others_go_on(tmp_path: Path) -> None:
-    """RLIMIT_AS is hit in the middle job: exit code 3 of the job, "out of memory" in the table, the others are done."""
-    large = ("trainer.batch_size=4096", "trainer.steps=1", "trainer.val_every=1", "trainer.warmup_steps=0")
-    configs = [small(tmp_path, f"seed={seed}", *(large if seed == 1 else ())) for seed in (0, 1, 2)]
+    """The same without leave to take pieces: exit code 3, "out of memory" in the table, the others are done."""
+    whole = (*LARGE, "trainer.auto_micro_batch=false")
+    configs = [small(tmp_path, f"seed={seed}", *(whole if seed == 1 else ())) for seed in (0, 1, 2)]
     done = apart(tmp_path / "printed.txt", sweep, configs, limit_memory)
     assert done.code == ExitCode.FAILED
     assert statuses(tmp_path) == ["ok", "out of memory", "ok"]
