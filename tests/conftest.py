@@ -9,7 +9,7 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("faults", "how long the tests of faults may take (make faults)")
-    group.addoption("--kills", type=int, default=5, help="so many kills at random moments")
+    group.addoption("--kills", type=int, default=2, help="so many kills at random moments")
     group.addoption("--every", action="store_true", help="a kill before every single operation on files, every server")
 
 

@@ -16,7 +16,6 @@ from tests.faults.killer import Grid, look, measure
 
 #: Places in the order of a run's operations that the short version looks at, beside one that is drawn.
 _SAMPLE = (
-    "open .last.ckpt.tmp",
     "rename last.ckpt",
     "rename .best.ckpt.tmp",
     "rename .result.json.tmp",
