@@ -83,6 +83,7 @@ def check_command_line(arguments: Sequence[str]) -> list[RunConfig]:
     _check_mode(overrides, multirun=args.multirun)
     register_resolvers()
     with composing():
+        _check_launcher(overrides, is_sweep=args.multirun or _mode(overrides) == "tune")
         jobs = list(_jobs(overrides, multirun=args.multirun or _mode(overrides) == "tune"))
         configs = _check_jobs(jobs)
     _refuse_duplicates(jobs, configs)
@@ -159,6 +160,8 @@ def _check_key(override: Override) -> None:
         raise ConfigError(f"{text}: a sweep runs as a whole; hydra.launcher.jobs says how many jobs run at a time")
     if key == "hydra.launcher.jobs" and not re.fullmatch(r"auto|[1-9]\d*", _values(override)[0]):
         raise ConfigError(f"{text}: how many jobs run at a time: auto, or a number from 1")
+    if key == "hydra.launcher.memory_gb" and not re.fullmatch(r"auto|\d*\.?\d*[1-9]\d*(\.\d*)?", _values(override)[0]):
+        raise ConfigError(f"{text}: GiB that a job needs: auto, or a number above 0")
     if key == "size" or key.startswith(("size.", "task.scales")):
         raise ConfigError(f"{text}: the table of sizes is read-only here; set what reads it, such as backbone.width")
     if key == "tuned" or key.startswith("tuned."):
@@ -173,7 +176,7 @@ def _check_choices(override: Override) -> None:
     """A group's value must be one of its files. Groups of Hydra itself have more choices than conf/ holds."""
     group = override.key_or_group
     choices = groups().get(group)
-    if choices is None or group.startswith("hydra/"):
+    if choices is None or (group.startswith("hydra/") and group != "hydra/launcher"):
         return
     for value in _values(override):
         if value not in choices:
@@ -212,6 +215,15 @@ def _check_mode(overrides: Sequence[Override], *, multirun: bool) -> None:
             raise ConfigError(f"{_text(override)} has no effect with mode={mode}: it reads {read}")
     if mode == "list":
         _check_list(overrides)
+
+
+def _check_launcher(overrides: Sequence[Override], *, is_sweep: bool) -> None:
+    """Who runs the jobs of a sweep, and with which settings: keys that the chosen launcher has."""
+    chosen = [item for item in overrides if _is_below(item.key_or_group, ("hydra/launcher", "hydra.launcher"))]
+    if chosen and not is_sweep:
+        raise ConfigError(f"{_text(chosen[0])} has no effect without -m: one run works in this process")
+    if chosen:
+        _compose([_text(item) for item in chosen], with_hydra=True)
 
 
 def _check_list(overrides: Sequence[Override]) -> None:

@@ -22,6 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import submitit
 from submitit.core.utils import UncompletedJobError
 
@@ -152,20 +153,19 @@ class SubmititEngine:
         if self._kind == "slurm":
             return False
         for job in jobs:
-            self._send(job, signal.SIGTERM)
+            for process in _processes(self._submitted[job.number]):
+                if _is_run(process):  # submitit's own processes take no notice
+                    process.send_signal(signal.SIGTERM)
         return True
 
     def kill(self, jobs: Sequence[Job]) -> None:
-        """SIGKILL; the run follows its parent."""
+        """SIGKILL, to all that belongs to a job."""
         for job in jobs:
-            self._send(job, signal.SIGKILL)
+            for process in _processes(self._submitted[job.number]):
+                process.kill()
 
     def close(self) -> None:
         """Nothing is held."""
-
-    def _send(self, job: Job, number: int) -> None:
-        with suppress(ProcessLookupError, ValueError):
-            os.killpg(int(self._submitted[job.number].job_id), number)
 
     def _share_path(self) -> None:
         """Whatever folder the sweep was started from, its jobs must be able to import this module."""
@@ -202,6 +202,21 @@ class SubmititEngine:
             self._states = _states(["-u", getpass.getuser()], before=self._states)
             self._looked = time.monotonic()
         return self._states
+
+
+def _processes(submitted: submitit.Job[int]) -> list[psutil.Process]:
+    """What runs on this machine for a job: submitit's two processes and all below them."""
+    with suppress(psutil.Error, ValueError):
+        top = psutil.Process(int(submitted.job_id))
+        return [top, *top.children(recursive=True)]
+    return []
+
+
+def _is_run(process: psutil.Process) -> bool:
+    """Whether a process is the run that :class:`RunTicket` has started."""
+    with suppress(psutil.Error):
+        return process.environ().get("MEMATTN_PARENT") == str(process.ppid())
+    return False
 
 
 def _states(which: Sequence[str], before: Mapping[str, str] | None = None) -> dict[str, str]:
