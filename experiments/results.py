@@ -28,7 +28,7 @@ _Z = 1.959964  # the normal distribution's two-sided 95 % point
 _DRAWS = 10_000
 
 #: Columns of a result that are put beside each slice, so that slices can be grouped alone.
-_LABELS = ("run_id", "config_hash", "study", "model", "variant", "task", "scale", "seed", "data_source")
+_LABELS = ("run_id", "config_hash", "study", "arm", "model", "variant", "task", "scale", "seed", "data_source")
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:
