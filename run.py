@@ -7,6 +7,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
+from experiments.arms import complete
 from experiments.config import register_resolvers
 from experiments.errors import ConfigError, ExitCode, Interrupted
 from experiments.interrupts import raising_interrupted
@@ -37,6 +38,7 @@ def main() -> None:
         except ConfigError as error:
             print(redact(f"error: {error}"), file=sys.stderr)
             sys.exit(ExitCode.USER_ERROR)
+    sys.argv[1:] = complete(sys.argv[1:])
     run()
 
 

@@ -58,8 +58,8 @@ class Subject(NamedTuple):
 
     @property
     def name(self) -> str:
-        """In tables."""
-        return self.peer or self.config.model.label
+        """In tables: the arm of a study, as its settings may be all that differs."""
+        return self.peer or self.config.arm or self.config.model.label
 
     @property
     def segment_len(self) -> int | None:

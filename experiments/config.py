@@ -327,6 +327,8 @@ class RunConfig:
     """Throw away what is stored of this run, and start over."""
     study: str | None = None
     """Name of the study that this run belongs to; a label."""
+    arm: str | None = None
+    """Which arm of that study; a label."""
     run: str | None = None
     """mode=eval, mode=export: the run, by the first digits of its hash."""
     sweep: str | None = None
@@ -478,6 +480,7 @@ class _Labels:
     seed: int = 0
     force: bool = False
     study: str | None = None
+    arm: str | None = None
     run: str | None = None
     sweep: str | None = None
     watch: float | None = None

@@ -214,6 +214,7 @@ def provenance(config: RunConfig, source: Source) -> dict[str, Any]:
     task.prepare()  # some floors are measured on the data
     return {
         "study": config.study,
+        "arm": config.arm,
         "model": config.model.name,
         "variant": config.model.label,
         "task": config.task.name,

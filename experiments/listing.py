@@ -39,7 +39,7 @@ def print_list(composed: DictConfig) -> None:
         _print_sizes(composed)
         _section("Tasks (task=...)", {name: _first_line(data.task_class(name).card) for name in data.available()})
         _section("Scales (scale=...)", _scales())
-        _section("Studies (-m +study=...)", {name: _comment("study", name) for name in groups().get("study", ())})
+        _section("Studies (-m +study=...)", {name: _headline("study", name) for name in groups().get("study", ())})
     except BrokenPipeError:
         # What is left in the buffer has to go somewhere when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -142,6 +142,12 @@ def _comment(group: str, name: str) -> str:
     lines = _comments(group, name)
     command = next((place for place, line in enumerate(lines) if line.startswith("python ")), -1)
     return " ".join(lines[command + 1 :])
+
+
+def _headline(group: str, name: str) -> str:
+    """The first line of what :func:`_comment` gives: a study goes on with its arms and what is scaled down."""
+    lines = _comments(group, name)
+    return next((line for line in lines if not line.startswith(("python ", "@package"))), "")
 
 
 def _comments(group: str, name: str) -> list[str]:

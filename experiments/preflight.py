@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.arms import choose, complete, expand, read_arms
 from experiments.compose import CONF, composer, composing, groups, keys, parse
 from experiments.config import RunConfig, build_model, build_task, register_resolvers
 from experiments.errors import ConfigError, explain_os_error, first_line, unknown
@@ -47,6 +47,7 @@ _READ_BY = {
         "task",
         "scale",
         "study",
+        "arm",
         "backbone",
         "bench",
         "store",
@@ -252,26 +253,31 @@ def _is_below(key: str, sections: Sequence[str]) -> bool:
 def _jobs(overrides: Sequence[Override], *, multirun: bool) -> Iterator[list[str]]:
     """The overrides of each job, in the order in which Hydra's sweeper will launch them."""
     fixed = [_text(override) for override in overrides if not override.is_sweep_override()]
-    params = _study_params(fixed)
+    params, arms = _study(fixed)
     if multirun:
         texts = [f"{key}={value}" for key, value in params.items()] + [_text(item) for item in overrides]
         parsed = [_parse(text) for text in texts if not text.startswith("hydra")]
-        for override in parsed:
+        for override in (*parsed, *(_parse(text) for arm in arms.values() for text in arm)):
             _check_choices(override)
-        yield from BasicSweeper.split_arguments(parsed, None)[0]
+        yield from expand(parsed, arms)
         return
-    free = [key for key in params if not any(override.key_or_group == key.lstrip("+") for override in overrides)]
+    choose(overrides, arms)
+    given = [override.key_or_group for override in overrides]
+    free = [key for key in (*(["arm"] if arms else []), *params) if key.lstrip("+") not in given]
+    job = complete(fixed)
+    free += [override.key_or_group for override in map(_parse, job) if override.is_sweep_override()]
     if free:
         raise ConfigError(f"a study sweeps over {', '.join(free)}: add -m, or choose one of each")
-    yield fixed
+    yield job
 
 
-def _study_params(fixed: list[str]) -> Mapping[str, Any]:
-    """What the chosen study sweeps over."""
+def _study(fixed: list[str]) -> tuple[Mapping[str, Any], Mapping[str, list[str]]]:
+    """What the chosen study sweeps over, and its arms."""
     if not any("study=" in text or text.startswith("hydra.sweeper") for text in fixed):
-        return {}
-    composed = _compose(fixed, with_hydra=True)
-    return OmegaConf.to_container(composed.hydra.sweeper.params or OmegaConf.create({}))  # type: ignore[return-value]
+        return {}, {}
+    sweeper = _compose(fixed, with_hydra=True).hydra.sweeper
+    params: Any = OmegaConf.to_container(sweeper.params or OmegaConf.create({}))
+    return params, read_arms(sweeper.arms)
 
 
 def _check_jobs(jobs: Sequence[list[str]]) -> list[RunConfig]:

@@ -21,14 +21,15 @@ import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 
-from experiments.config import StoreConfig
+from experiments.config import RunConfig, StoreConfig
+from experiments.errors import StoreError
 
 LEVEL = 0.95
 _Z = 1.959964  # the normal distribution's two-sided 95 % point
 _DRAWS = 10_000
 
 #: Columns of a result that are put beside each slice, so that slices can be grouped alone.
-_LABELS = ("run_id", "config_hash", "study", "model", "variant", "task", "scale", "seed", "data_source")
+_LABELS = ("run_id", "config_hash", "study", "arm", "model", "variant", "task", "scale", "seed", "data_source")
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:
@@ -52,6 +53,31 @@ def load_results(root: str | os.PathLike[str] | None = None) -> pd.DataFrame:
         root: the results folder, its runs/ folder, or any folder above runs; default: where runs are stored.
     """
     rows = [{**result, "folder": str(folder)} for folder, result in _results(root)]
+    return pd.DataFrame(rows)
+
+
+def load_study(name: str, *overrides: str, root: str | os.PathLike[str] | None = None) -> pd.DataFrame:
+    """The rows of :func:`load_results` that a study asks for, found by their settings.
+
+    A run that several studies share keeps the labels of the first; here ``study`` and ``arm`` are this study's. Seeds,
+    arms or data of which there is no finished run yet are not there.
+
+    Args:
+        name: the study, in its default size.
+        overrides: what else its command line said, such as ``scale=smoke``.
+        root: as for :func:`load_results`.
+
+    Raises:
+        ConfigError: the study or an override does not exist.
+    """
+    from experiments.preflight import check_command_line
+
+    arms = {_settings(config): config.arm for config in check_command_line(["-m", f"+study={name}", *overrides])}
+    rows = []
+    for folder, result in _results(root):
+        settings = _stored_settings(folder)
+        if settings in arms:
+            rows.append({**result, "study": name, "arm": arms[settings], "folder": str(folder)})
     return pd.DataFrame(rows)
 
 
@@ -92,6 +118,23 @@ def load_slices(root: str | os.PathLike[str] | None = None) -> pd.DataFrame:
         labels = {key: result.get(key) for key in _LABELS if key not in frame}
         frames.append(frame.assign(**labels, folder=str(folder)))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def _settings(config: RunConfig) -> str:
+    """What a run is, whatever its data."""
+    from experiments.store import MissingSource, identify
+
+    return identify(config, MissingSource()).run_id
+
+
+def _stored_settings(folder: Path) -> str | None:
+    """Those of a stored run; None where they cannot be read (any more)."""
+    from experiments.store import RunFolder
+
+    try:
+        return _settings(RunFolder(folder).config())
+    except StoreError:
+        return None
 
 
 def _results(root: str | os.PathLike[str] | None) -> Iterator[tuple[Path, dict[str, Any]]]:

@@ -12,7 +12,7 @@ from experiments.preflight import check_command_line, groups, quoted
 
 MISTAKES = {
     # unknown names
-    "modle=fam": "unknown key 'modle': did you mean 'model'? There are: backbone, bench, data, force",
+    "modle=fam": "unknown key 'modle': did you mean 'model'? There are: arm, backbone, bench, data, force",
     "model=famm": f"unknown model 'famm': did you mean 'fam'? There are: {', '.join(groups()['model'])}",
     "task=lra_txt": "unknown task 'lra_txt': did you mean 'lra_text' or 'lra_pathx'? There are: lm_text, lra_image",
     "logger=wb": "unknown logger 'wb': There are: none, wandb",
@@ -25,10 +25,10 @@ MISTAKES = {
     "model=fam model.fam_length=3": "unknown key in model 'fam_length': did you mean 'fam_len'?",
     "-m hydra.launcher.jbs=2": "unknown key in hydra.launcher 'jbs': did you mean 'jobs'?",
     "-m hydra/launcher=cluster": "unknown hydra/launcher 'cluster': There are:",
-    "+study=spin": "unknown study 'spin': did you mean 'spine'? There are: efficiency, spine",
+    "+study=spin": "unknown study 'spin': did you mean 'spine'? There are: compressions, efficiency",
     # keys that are forced in, or out
-    "+typo=1": "unknown key 'typo': There are: backbone, bench, data, force",
-    "++typo=1": "unknown key 'typo': There are: backbone, bench, data, force",
+    "+typo=1": "unknown key 'typo': There are: arm, backbone, bench, data, force",
+    "++typo=1": "unknown key 'typo': There are: arm, backbone, bench, data, force",
     "+trainer.typo=1": "unknown key in trainer 'typo': There are: accumulate",
     "+trainer.steps=3": "+trainer.steps=3: the key exists, leave out the +",
     "+model=fam": "+model=fam: write model=fam",
@@ -94,6 +94,8 @@ MISTAKES = {
     "hydra/launcher=slurm": "hydra/launcher=slurm has no effect without -m: one run works in this process",
     "-m hydra.sweeper.max_batch_size=1": "hydra.sweeper.max_batch_size=1: a sweep runs as a whole",
     "-m model=fam,famm": "unknown model 'famm'",
+    "-m +study=fam_passkey arm=m5": "unknown arm 'm5': ",
+    "-m +study=fam_passkey model=fam": "model=fam: the arms of the study set it; choose some with arm=<name>",
     "-m model=fam seed=0,1,-1": "seed=-1: must lie in [0, 2^31) (in the job seed=-1)",
     "-m model=fam,transformer model.fam_len=2": "unknown key in model 'fam_len': There are: name "
     "(in the job model=transformer)",
