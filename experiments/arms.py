@@ -52,14 +52,18 @@ def expand(overrides: Sequence[Override], arms: Arms) -> list[list[str]]:
 
 
 def complete(arguments: Sequence[str]) -> list[str]:
-    """A command line for one run of an arm, with the settings of that arm where they are not there yet.
+    """The command line as Hydra gets it.
 
-    A sweep's jobs come with all of theirs, and stay as they are. What cannot be read is left to
+    One run of an arm gets the settings of that arm where they are not there yet; a sweep's jobs come with all of
+    theirs, and stay as they are. A sweep as a whole is composed by Hydra before its lists are: what one of their models
+    or tasks knows, and the default does not, becomes a list of one. Mistakes are for
     :func:`experiments.preflight.check_command_line`.
     """
+    if {"-m", "--multirun"}.intersection(arguments):
+        return [_listed(text) for text in arguments]
     values = dict(text.split("=", 1) for text in arguments if "=" in text)
     study, arm = values.get("+study"), values.get("arm")
-    if study is None or arm is None or {"-m", "--multirun"}.intersection(arguments):
+    if study is None or arm is None:
         return list(arguments)
     added = arms_of(study).get(arm, [])
     return [*arguments, *(text for text in added if text.split("=", 1)[0] not in values)]
@@ -89,6 +93,13 @@ def choose(overrides: Sequence[Override], arms: Arms) -> list[str]:
         if override.key_or_group in own.intersection(groups()):
             raise ConfigError(f"{override.input_line}: the arms of the study set it; choose some with arm=<name>")
     return names
+
+
+def _listed(text: str) -> str:
+    if not text.startswith(("model.", "task.")) or parse(text).is_sweep_override():
+        return text
+    key, _, value = text.partition("=")
+    return f"{key}=choice({value})"
 
 
 def _names(override: Override) -> list[str]:

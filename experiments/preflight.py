@@ -275,7 +275,8 @@ def _study(fixed: list[str]) -> tuple[Mapping[str, Any], Mapping[str, list[str]]
     """What the chosen study sweeps over, and its arms."""
     if not any("study=" in text or text.startswith("hydra.sweeper") for text in fixed):
         return {}, {}
-    sweeper = _compose(fixed, with_hydra=True).hydra.sweeper
+    own = [text for text in fixed if "study=" in text or text.startswith("hydra")]
+    sweeper = _compose(own, with_hydra=True).hydra.sweeper
     params: Any = OmegaConf.to_container(sweeper.params or OmegaConf.create({}))
     return params, read_arms(sweeper.arms)
 

@@ -107,9 +107,17 @@ def test_one_run_of_an_arm_gets_the_settings_of_that_arm(study: dict[str, list[s
     alone = ["+study=small", "arm=short", "task=passkey", "seed=1"]
     assert complete(alone) == [*alone, *study["short"]]
     assert complete(complete(alone)) == complete(alone)
-    for unchanged in (["+study=small", "task=passkey"], ["-m", *alone], ["arm=short"], ["+study=none", "arm=short"]):
+    for unchanged in (["+study=small", "task=passkey"], ["arm=short"], ["+study=none", "arm=short"]):
         assert complete(unchanged) == unchanged
     assert complete(["+study=small", "arm=none"]) == ["+study=small", "arm=none"]
+
+
+def test_hydra_composes_a_sweep_before_it_knows_the_task() -> None:
+    command = ["-m", "+study=fam_passkey", "arm=m1,m2", "task.eval_factors=[1,2]", "seed=0,1", "model.block_len=8,12"]
+    listed = [*command[:3], "task.eval_factors=choice([1,2])", *command[4:]]
+    assert complete(command) == listed
+    assert check_command_line(listed) == check_command_line(command)
+    assert len(check_command_line(command)) == 8
 
 
 def test_an_arm_is_a_label_beside_its_settings() -> None:
