@@ -7,8 +7,8 @@ The rule, the same for all tables and figures:
 2. An **aggregate over tasks** resamples seeds within each task (stratified), never tasks; scores are first put on one
    scale, 0 at the task's trivial floor and 1 at its ceiling.
 3. A **claim** compares two variants seed by seed: differences on common seeds, at least three for each task, on the
-   same data at the same scale. ``supported``: the interval of the mean difference lies above 0; ``contradicted``: below;
-   ``undecided``: it holds 0; ``not tested``: there are too few seeds, or the runs are not comparable.
+   same data at the same scale. ``supported``: the interval of the mean difference lies above 0; ``contradicted``:
+   below; ``undecided``: it holds 0; ``not tested``: there are too few seeds, or the runs are not comparable.
 4. An entry of a table is **bold** only if its interval overlaps with no other's; none is where an entry has one seed.
 
 What few seeds are worth: the bootstrap of three values never leaves their range. It covers the true mean of a normal

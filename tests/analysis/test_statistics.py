@@ -16,6 +16,7 @@ from analysis.statistics import (
     difference,
     interquartile_mean,
     intervals,
+    mean_and_interval,
     mean_interval,
     normalise,
     normalised,
@@ -36,11 +37,18 @@ def runs(scores: dict[str, list[float]], **labels: object) -> pd.DataFrame:
 
 def test_a_mean_has_its_interval_and_n() -> None:
     found = mean_interval([0.1, 0.2, 0.6, math.nan])
-    assert found == Interval(pytest.approx(0.3), *bootstrap([0.1, 0.2, 0.6]), 3)
+    assert found.mean == pytest.approx(0.3)
+    assert found[1:] == (*bootstrap([0.1, 0.2, 0.6]), 3)
     assert (found.low, found.high) == pytest.approx((0.1, 0.6)), "1 draw in 27 takes the lowest three times"
     assert mean_interval([0.5])[0] == 0.5
     assert math.isnan(mean_interval([0.5]).low)
     assert mean_interval([]).n == 0
+
+
+def test_means_and_intervals_in_per_cent() -> None:
+    assert mean_and_interval(pd.Series([0.5])) == "50.0"
+    assert mean_and_interval(pd.Series([0.5, 0.5, 0.5])) == "50.0 (50.0 to 50.0)"
+    assert mean_and_interval(pd.Series([], dtype=float)) == ""
 
 
 def test_groups_have_an_interval_each() -> None:
