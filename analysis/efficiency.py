@@ -136,7 +136,7 @@ def main() -> None:
     """Command line: see the module's docstring."""
     argparse.ArgumentParser(description="Figure and table of mode=bench.").parse_args()
     rows = load()
-    for path in save(efficiency_figure(rows), RESULTS / "figures" / "efficiency"):
+    for path in save(efficiency_figure(rows), "efficiency"):
         print(f"wrote {path.relative_to(RESULTS.parent)}")
     write_section("efficiency", report(rows))
     print(f"wrote the efficiency section of {README.name}")

@@ -10,8 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from analysis.style import colour, marker
-from experiments.results import bootstrap
+from analysis.style import colour, mean_with_interval
 
 
 def cells(slices: pd.DataFrame) -> pd.DataFrame:
@@ -50,7 +49,7 @@ def passkey_figure(slices: pd.DataFrame, reach: dict[str, int] | None = None) ->
         axes.set_ylabel("depth of the key" if column == 0 else "")
         _mark_lengths(axes, lengths, longest, (reach or {}).get(variant))
     figure.colorbar(images[-1], ax=figure.axes, label="exact match", shrink=0.85)
-    _curves(figure.add_subplot(grid[1, :]), slices, variants, longest, reach or {})
+    _curves(figure.add_subplot(grid[1, :]), slices, longest, reach or {})
     return figure
 
 
@@ -76,14 +75,9 @@ def _mark_lengths(axes: Axes, lengths: list[int], longest: int, reach: int | Non
         axes.axvline(np.interp(reach, lengths, range(len(lengths))), color="red", linestyle=":", linewidth=1.6)
 
 
-def _curves(axes: Axes, slices: pd.DataFrame, variants: list[str], longest: int, reach: dict[str, int]) -> None:
+def _curves(axes: Axes, slices: pd.DataFrame, longest: int, reach: dict[str, int]) -> None:
     """Exact match over length, mean over depths; the band is the 95 % bootstrap interval over seeds."""
-    for variant in variants:
-        by_length = slices[slices["variant"] == variant].groupby(["length_blocks", "seed"])["exact_match"]
-        rows, shade = by_length.mean().unstack("seed"), colour(variant)
-        axes.plot(rows.index, rows.mean(axis=1), marker=marker(variant), color=shade, label=variant, markersize=4)
-        bands = np.array([bootstrap(values.dropna().tolist()) for _, values in rows.iterrows()])
-        axes.fill_between(rows.index, bands[:, 0], bands[:, 1], color=shade, alpha=0.18, linewidth=0)
+    mean_with_interval(axes, slices, "length_blocks", "exact_match", show_n=False)
     axes.axvline(longest, color="grey", linestyle="--", linewidth=1, label=f"longest trained: {longest} blocks")
     for variant, blocks in reach.items():
         label = f"reach of {variant}: {blocks} blocks"

@@ -17,9 +17,9 @@ FOLDER = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
 
 
 def load(folder: Path = FOLDER) -> list[dict[str, Any]]:
-    """All records by name; those with several threads stay out, as they are no CPU times."""
+    """All records by name. Those with several threads stay out, as they are no CPU times, and those without goals."""
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
-    return [record for record in records if record["threads"] == 1]
+    return [record for record in records if record["threads"] == 1 and "goals" in record]
 
 
 def speed_table(records: list[dict[str, Any]]) -> str:

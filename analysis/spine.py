@@ -14,8 +14,10 @@ import pandas as pd
 
 from analysis.passkey import cells, passkey_figure
 from analysis.readme import README, markdown, write_section
+from analysis.statistics import mean_and_interval
+from analysis.studies import refuse_mixed
 from analysis.style import save
-from experiments.results import bootstrap, load_config, load_results, load_slices
+from experiments.results import load_config, load_results, load_slices
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
@@ -58,13 +60,9 @@ def check(runs: pd.DataFrame) -> None:
     """Refuse to mix: one table row is one setting at one scale on one source, and all have the same seeds.
 
     Raises:
-        ValueError: names the task and the variant whose runs differ.
+        ValueError: names what differs.
     """
-    for (task, variant), rows in runs.groupby(["task", "variant"]):
-        for column in ("config_hash", "scale", "data_source"):
-            if rows[column].nunique() != 1:
-                found = ", ".join(map(str, rows[column].unique()))
-                raise ValueError(f"{variant} on {task}: runs of several {column} in this store ({found})")
+    refuse_mixed(runs)
     for name, rows in runs.groupby("task"):
         seeds = {variant: sorted(group["seed"]) for variant, group in rows.groupby("variant")}
         if len(set(map(tuple, seeds.values()))) != 1:
@@ -80,18 +78,6 @@ def _reach(folder: Path) -> int | None:
     if config["model"]["name"] != "block_window":
         return None
     return int(config["backbone"]["depth"] * config["model"]["memory_blocks"] + 1)
-
-
-def mean_and_interval(values: pd.Series) -> str:
-    """``mean (low to high)`` in per cent, with the 95 % bootstrap interval over seeds; no interval for one seed."""
-    values = values.dropna()
-    if values.empty:
-        return ""
-    mean = f"{100 * values.mean():.1f}"
-    if len(values) == 1:
-        return mean
-    low, high = bootstrap(values.tolist())
-    return f"{mean} ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def text_table(runs: pd.DataFrame) -> str:
@@ -163,7 +149,7 @@ def main() -> None:
     slices = pd.concat([slices[slices["variant"] == variant] for variant in VARIANTS])
     bounded = runs[(runs["task"] == "passkey") & runs["reach_blocks"].notna()]
     reach = {str(name): int(blocks) for name, blocks in zip(bounded["variant"], bounded["reach_blocks"], strict=True)}
-    for path in save(passkey_figure(slices, reach), RESULTS / "figures" / "spine_passkey"):
+    for path in save(passkey_figure(slices, reach), "spine_passkey"):
         print(f"wrote {path.relative_to(RESULTS.parent)}")
     write_section("measured", report(runs, slices))
     print(f"wrote the measured section of {README.name}")

@@ -1,9 +1,27 @@
-"""How figures look: one palette that colour-blind readers can tell apart, one marker per variant for print in grey."""
+"""How figures look, and what each says of itself: the same for all.
 
+A variant has one colour, one marker and one line, in every figure. Presets share their family's colour; marker and line
+alone tell all variants apart, for print in grey. What is measured here is filled; a paper's own numbers are hollow and
+dashed. A figure that lacks runs says which, and what makes them; it is never left empty without a word.
+"""
+
+from __future__ import annotations
+
+import textwrap
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from analysis.published import setting_values
+from analysis.statistics import intervals
+from analysis.studies import Study
+from experiments.results import scaled_down
+
+FIGURES = Path(__file__).resolve().parents[1] / "results" / "figures"
 
 # Okabe and Ito's palette.
 COLOURS = {
@@ -33,21 +51,190 @@ MARKERS = {
     "rmt": "p",
     "memformer": "*",
 }
+#: Whose colour a preset has; its marker and line are its own.
+FAMILIES = {
+    "local": "block_window",
+    "transformer_xl": "block_window",
+    "luna_shared": "luna",
+    "luna_fresh": "luna",
+    "luna_filter": "luna",
+    "luna_no_value": "luna",
+    "luna_pack_temperature": "luna",
+    "luna_unpack_unscaled": "luna",
+    "fam_prefix": "fam",
+    "fam_static": "fam",
+    "feedback_memory": "fam",
+    "autocompressor": "rmt",
+    "mat_bottleneck": "mat",
+    "mat_controller": "mat",
+    "mat_shared_controller": "mat",
+}
+#: Of what is measured here. Dashed lines are the papers'.
+DASHDOT, DOTTED = "-.", ":"
+LINES = {
+    "local": (DASHDOT, "v"),
+    "transformer_xl": (DOTTED, "v"),
+    "luna_shared": (DASHDOT, "D"),
+    "luna_fresh": (DOTTED, "D"),
+    "luna_filter": (DASHDOT, "d"),
+    "luna_no_value": (DOTTED, "d"),
+    "luna_pack_temperature": (DASHDOT, "<"),
+    "luna_unpack_unscaled": (DOTTED, "<"),
+    "fam_prefix": (DASHDOT, "o"),
+    "fam_static": (DOTTED, "o"),
+    "feedback_memory": (DASHDOT, "8"),
+    "autocompressor": (DASHDOT, "p"),
+    "mat_bottleneck": (DASHDOT, "h"),
+    "mat_controller": (DOTTED, "h"),
+    "mat_shared_controller": (DASHDOT, "H"),
+    "infini_delta": ("-", "X"),
+}
 SPARE_COLOURS = ("#661100", "#6699CC", "#332288")
 
 
 def colour(variant: str) -> str:
     """The colour of a variant; variants without one of their own share the spare ones by name."""
-    return COLOURS.get(variant) or SPARE_COLOURS[sum(map(ord, variant)) % len(SPARE_COLOURS)]
+    own = COLOURS.get(variant) or COLOURS.get(FAMILIES.get(variant, ""))
+    return own or SPARE_COLOURS[sum(map(ord, variant)) % len(SPARE_COLOURS)]
 
 
 def marker(variant: str) -> str:
     """The marker of a variant."""
-    return MARKERS.get(variant, "X")
+    return MARKERS.get(variant) or LINES.get(variant, ("", "X"))[1]
 
 
-def save(figure: Figure, path: Path) -> list[Path]:
-    """Write a figure as SVG and PNG; returns both paths. No date is written: the same data give the same file."""
+def line(variant: str) -> str:
+    """The line of a variant, as matplotlib writes it."""
+    return LINES.get(variant, ("-", ""))[0]
+
+
+def drawn(variant: str) -> dict[str, Any]:
+    """What ``Axes.plot`` is told of a variant."""
+    return {"color": colour(variant), "marker": marker(variant), "linestyle": line(variant), "markersize": 4}
+
+
+def mean_with_interval(
+    ax: Axes, frame: pd.DataFrame, x: str, y: str, by: str = "variant", *, show_n: bool = True
+) -> None:
+    """A line for each group through means over seeds, and a band for the 95 % bootstrap interval over seeds.
+
+    Where a seed has several rows at one x (depths, operations), their mean counts. One seed has no band.
+
+    Args:
+        ax: to draw into.
+        frame: columns ``x, y, seed`` and ``by``.
+        x: column of places.
+        y: column of scores.
+        by: column of groups; variants have their own looks, other groups one after the other.
+        show_n: say behind each name how many seeds there are.
+    """
+    seeds = frame.groupby([by, x, "seed"], sort=False, as_index=False)[y].mean()
+    names = list(dict.fromkeys(frame[by]))
+    for number, name in enumerate(names):
+        look = drawn(str(name) if by == "variant" else list(COLOURS)[number % len(COLOURS)])
+        means = intervals(seeds[seeds[by] == name], y, [x]).sort_values(x)
+        means = means[means["n"] > 0]
+        ax.plot(means[x], means["mean"], label=f"{name}{_seeds(means['n'])}" if show_n else str(name), **look)
+        if (means["n"] > 1).any():
+            ax.fill_between(means[x], means["low"], means["high"], color=look["color"], alpha=0.18, linewidth=0)
+
+
+def _seeds(counts: pd.Series) -> str:
+    low, high = int(counts.min()), int(counts.max())
+    return f"  (n = {low})" if low == high else f"  (n = {low} to {high})"
+
+
+def mark_published(ax: Axes, rows: pd.DataFrame, x: str | None = None, *, share: bool = True) -> None:
+    """A paper's own numbers: hollow markers joined by dashes, or dashed lines across where there is no x.
+
+    Args:
+        ax: to draw into.
+        rows: of :func:`analysis.published.published`.
+        x: setting whose value is the place of a number, such as ``memory_len``.
+        share: the axis is in shares: numbers in per cent are divided by 100.
+
+    Raises:
+        ValueError: there are no numbers, or some have no such setting.
+    """
+    if rows.empty:
+        raise ValueError("no published numbers to mark: leave the call out where a paper has none")
+    values = rows["value"].where(rows["unit"] != "%", rows["value"] / 100) if share else rows["value"]
+    for (paper, model), own in rows.assign(value=values).groupby(["paper", "model"], sort=False):
+        variant = next((name for name in own["variant"] if name), str(model))
+        label = f"{model}, {paper} (published)"
+        if x is None:
+            for value in own["value"]:
+                ax.axhline(value, color=colour(variant), linestyle="--", linewidth=1, label=label)
+                label = "_"
+            continue
+        places = pd.to_numeric(setting_values(own, x), errors="coerce")
+        if places.isna().any():
+            raise ValueError(f"published numbers of {model} in {paper} have no setting {x!r}: choose other rows")
+        order = places.to_numpy(float).argsort(kind="stable")
+        look = {**drawn(variant), "linestyle": "--", "markerfacecolor": "none", "linewidth": 1}
+        ax.plot(places.iloc[order], own["value"].iloc[order], label=label, **look)
+
+
+def missing_note(figure: Figure, study: Study) -> None:
+    """Writes below a figure which arms lack seeds, and the command that makes them; nothing when all is there."""
+    if study.missing.empty:
+        return
+    done = study.num_jobs - len(study.missing)
+    text = f"{done} of {study.num_jobs} runs. Missing: {study.describe_missing()}.\nTo make them: {study.command}"
+    width = max(40, int(figure.get_figwidth() * 17))
+    lines = [part for paragraph in text.split("\n") for part in textwrap.wrap(paragraph, width, break_on_hyphens=False)]
+    figure.supxlabel("\n".join(lines), fontsize=7, x=0.01, ha="left", color="#661100")
+
+
+def caption(study: Study, *, note: str = "") -> str:
+    """What a figure was made from: study, scale, seeds, machine, commits, data, and what is smaller than in the paper.
+
+    Args:
+        study: what is drawn.
+        note: a sentence of the figure's own, put last.
+    """
+    runs = study.runs
+    parts = [f"Study `{study.name}`, scale {study.scale}"]
+    if runs.empty:
+        return _sentences([*parts, f"no run is done: `{study.command}`", note])
+    seeds = runs.groupby(study.arm, dropna=False)["seed"].nunique()
+    parts[0] += f", {len(runs)} runs of {len(seeds)} arms{_seeds(seeds).replace('  (n', ' (seeds')}"
+    parts.append("mean over seeds and 95 % bootstrap interval over seeds")
+    sources = runs.groupby("task", sort=True)["data_source"].first()
+    parts.append("data: " + ", ".join(f"{task} `{source}`" for task, source in sources.items()))
+    parts.append(f"{_all(runs, 'hardware')}; torch {_all(runs, 'torch')}; commit {_all(runs, 'git_sha', digits=10)}")
+    for task, less in scaled_down(study.name, study.scale).items():
+        if less:
+            pairs = {name.partition(".")[2]: pair for name, pair in less.items()}
+            sizes = ", ".join(f"{name} {_size(here)} of {_size(there)}" for name, (here, there) in pairs.items())
+            parts.append(f"smaller than paper scale on {task}: {sizes}")
+    if len(study.missing):
+        parts.append(f"missing: {study.describe_missing()}")
+    return _sentences([*parts, note])
+
+
+def _all(runs: pd.DataFrame, column: str, *, digits: int | None = None) -> str:
+    """Every value of a column once."""
+    values = runs[column].dropna().astype(str) if column in runs else pd.Series(dtype=str)
+    return ", ".join(sorted(values.str[:digits].unique())) or "unknown"
+
+
+def _size(value: Any) -> str:
+    return "all" if value is None else f"{value:,}"
+
+
+def _sentences(parts: list[str]) -> str:
+    return " ".join(f"{part[0].upper()}{part[1:].rstrip('.')}." for part in parts if part)
+
+
+def save(figure: Figure, name: str | Path) -> list[Path]:
+    """Write a figure as SVG and PNG; returns both paths. No date is written: the same data give the same bytes.
+
+    Args:
+        figure: to write.
+        name: without ending, in results/figures/; or a path of its own.
+    """
+    path = FIGURES / name
     path.parent.mkdir(parents=True, exist_ok=True)
     svg, png = path.with_suffix(".svg"), path.with_suffix(".png")
     # Without a salt of its own, matplotlib draws the ids inside an SVG anew each time.

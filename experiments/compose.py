@@ -99,10 +99,11 @@ def _is_value(override: Override) -> bool:
     """Whether an override sets a value that exists, and chooses no file of ``conf/``."""
     key = override.key_or_group
     plain = not (override.is_add() or override.is_delete() or override.is_force_add() or override.package)
-    return plain and not override.is_sweep_override() and not key.startswith("hydra") and not _is_group(key)
+    return plain and not override.is_sweep_override() and not key.startswith("hydra") and not is_group(key)
 
 
-def _is_group(key: str) -> bool:
+def is_group(key: str) -> bool:
+    """Whether a key chooses a file of ``conf/``."""
     return "/" in key or Path(CONF, key).is_dir()
 
 

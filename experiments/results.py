@@ -9,20 +9,24 @@ Always group by ``data_source``: the official data, another split of them and a 
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 
-from experiments.config import RunConfig, StoreConfig
-from experiments.errors import StoreError
+from experiments.config import StoreConfig
+
+if TYPE_CHECKING:
+    from experiments.studies import StudyJob, StudyPlan
 
 LEVEL = 0.95
 _Z = 1.959964  # the normal distribution's two-sided 95 % point
@@ -30,6 +34,9 @@ _DRAWS = 10_000
 
 #: Columns of a result that are put beside each slice, so that slices can be grouped alone.
 _LABELS = ("run_id", "config_hash", "study", "arm", "model", "variant", "task", "scale", "seed", "data_source")
+
+#: One of these is in every run's folder.
+_RUN_FILES = ("result.json", "status.json", "lock")
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:
@@ -46,39 +53,17 @@ def bootstrap(values: Sequence[float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def load_results(root: str | os.PathLike[str] | None = None) -> pd.DataFrame:
+def load_results(root: str | os.PathLike[str] | None = None, *, strict: bool = False) -> pd.DataFrame:
     """One row per finished run: the fields of result.json, and ``folder``. Torn files are named in a warning.
 
     Args:
         root: the results folder, its runs/ folder, or any folder above runs; default: where runs are stored.
-    """
-    rows = [{**result, "folder": str(folder)} for folder, result in _results(root)]
-    return pd.DataFrame(rows)
-
-
-def load_study(name: str, *overrides: str, root: str | os.PathLike[str] | None = None) -> pd.DataFrame:
-    """The rows of :func:`load_results` that a study asks for, found by their settings.
-
-    A run that several studies share keeps the labels of the first; here ``study`` and ``arm`` are this study's. Seeds,
-    arms or data of which there is no finished run yet are not there.
-
-    Args:
-        name: the study, in its default size.
-        overrides: what else its command line said, such as ``scale=smoke``.
-        root: as for :func:`load_results`.
+        strict: torn files are an error.
 
     Raises:
-        ConfigError: the study or an override does not exist.
+        ValueError: a file is torn, if ``strict``.
     """
-    from experiments.preflight import check_command_line
-
-    arms = {_settings(config): config.arm for config in check_command_line(["-m", f"+study={name}", *overrides])}
-    rows = []
-    for folder, result in _results(root):
-        settings = _stored_settings(folder)
-        if settings in arms:
-            rows.append({**result, "study": name, "arm": arms[settings], "folder": str(folder)})
-    return pd.DataFrame(rows)
+    return _frame([{**result, "folder": folder} for folder, result in _results(root, strict=strict)])
 
 
 def load_metrics(run: str | os.PathLike[str]) -> pd.DataFrame:
@@ -88,13 +73,7 @@ def load_metrics(run: str | os.PathLike[str]) -> pd.DataFrame:
         run: a run folder, such as the ``folder`` column of :func:`load_results` holds.
     """
     path = Path(run) / "metrics.jsonl"
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            warnings.warn(f"left out a torn line of {path}", stacklevel=2)
-    return pd.DataFrame(rows)
+    return _frame(list(_metric_rows(path.read_text(encoding="utf-8").splitlines(), path)))
 
 
 def load_config(run: str | os.PathLike[str]) -> dict[str, Any]:
@@ -106,48 +85,144 @@ def load_config(run: str | os.PathLike[str]) -> dict[str, Any]:
     return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(Path(run) / "config.yaml")))
 
 
-def load_slices(root: str | os.PathLike[str] | None = None) -> pd.DataFrame:
-    """The slices of all finished runs below ``root`` (see :func:`load_results`), each beside its run's labels."""
-    frames = []
-    for folder, result in _results(root):
-        path = folder / "slices.csv"
+def load_slices(root: str | os.PathLike[str] | None = None, *, runs: pd.DataFrame | None = None) -> pd.DataFrame:
+    """The slices of finished runs, each beside its run's labels.
+
+    Args:
+        root: as for :func:`load_results`.
+        runs: rows of :func:`load_results`; only these are read, and nothing is looked for below ``root``.
+    """
+    table = load_results(root) if runs is None else runs
+    bodies: dict[str, list[tuple[int, str]]] = {}  # by header: position of the run, and its lines
+    for position, folder in enumerate(table["folder"] if len(table) else ()):
+        with suppress(FileNotFoundError), open(os.path.join(folder, "slices.csv"), encoding="utf-8") as handle:
+            if header := handle.readline():
+                bodies.setdefault(header, []).append((position, handle.read()))
+    if not bodies:
+        return pd.DataFrame()
+    frame = pd.concat([_read_bodies(header, found) for header, found in bodies.items()])
+    frame = frame.sort_index(kind="stable")
+    labels = table.reindex(columns=[*(name for name in _LABELS if name not in frame), "folder"])
+    own = labels.iloc[frame.index].reset_index(drop=True)
+    return pd.concat([frame.reset_index(drop=True), own], axis=1)
+
+
+def load_curves(runs: pd.DataFrame, split: str) -> pd.DataFrame:
+    """The rows that metrics.jsonl of some runs has of one split, each beside its run's labels.
+
+    Args:
+        runs: rows of :func:`load_results`.
+        split: ``train``, ``val`` or ``memory``.
+    """
+    label = json.dumps(split)
+    rows = []
+    for labels in runs.reindex(columns=[*_LABELS, "folder"]).to_dict("records"):
+        path = os.path.join(labels["folder"], "metrics.jsonl")
+        with suppress(FileNotFoundError), open(path, encoding="utf-8") as handle:
+            lines = (line for line in handle if label in line)  # most are of another split: they need not be parsed
+            rows += [{**labels, **row} for row in _metric_rows(lines, path) if row["split"] == split]
+    return _frame(rows)
+
+
+def load_jobs(study: str, *, scale: str | None = None) -> StudyPlan:
+    """What a study consists of, by its file in conf/study: see :func:`experiments.studies.study_plan`.
+
+    Raises:
+        ValueError: there is no such study, or no such scale.
+    """
+    from experiments.studies import study_plan  # Hydra takes a moment, and most tables need no composing
+
+    return study_plan(study, scale)
+
+
+def find_same(plan: StudyPlan, jobs: Sequence[StudyJob], others: pd.DataFrame) -> dict[int, str]:
+    """Finished runs that are jobs of a study, but carry another study's label or none.
+
+    A sweep skips what is done, whoever did it first, so that studies share runs.
+
+    Args:
+        plan: the study.
+        jobs: those that have no run of their own.
+        others: rows of :func:`load_results`.
+
+    Returns:
+        Position in ``jobs`` and ``run_id``.
+    """
+    if others.empty:
+        return {}
+    from experiments.studies import config_hash
+
+    found = {}
+    keys = ["task", "variant", "seed"]
+    by_label = dict(list(others[others["scale"] == plan.scale].groupby(keys)))
+    for position, job in enumerate(jobs):
+        for row in by_label.get((job.task, job.variant, job.seed), others.iloc[:0]).to_dict("records"):
+            data = (str(row["data_source"]), str(row["data_checksum"]))
+            if config_hash(job.overrides, *data, precision=str(row.get("precision"))) == row["config_hash"]:
+                found[position] = str(row["run_id"])
+    return found
+
+
+def scaled_down(study: str, scale: str) -> dict[str, dict[str, tuple[Any, Any]]]:
+    """What a study has less of than at paper scale: see :func:`experiments.studies.scaled_down`."""
+    from experiments.studies import scaled_down as compared
+
+    return compared(study, scale)
+
+
+def _frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """A frame of rows whose keys differ. Column by column: pandas takes three times as long over a list of dicts."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pd.DataFrame({name: [row.get(name) for row in rows] for name in names})
+
+
+def _read_bodies(header: str, found: Sequence[tuple[int, str]]) -> pd.DataFrame:
+    """Files of one header, read as one; the index says which run each row is of."""
+    bodies = [body if body.endswith("\n") or not body else body + "\n" for _, body in found]
+    frame = pd.read_csv(io.StringIO(header + "".join(bodies)))
+    return frame.set_index(np.repeat([position for position, _ in found], [body.count("\n") for body in bodies]))
+
+
+def _metric_rows(lines: Iterable[str], path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
+    for line in lines:
         try:
-            frame = pd.read_csv(path)
-        except (FileNotFoundError, pd.errors.EmptyDataError):
-            continue
-        labels = {key: result.get(key) for key in _LABELS if key not in frame}
-        frames.append(frame.assign(**labels, folder=str(folder)))
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+            yield json.loads(line)
+        except ValueError:
+            warnings.warn(f"left out a torn line of {path}", stacklevel=3)
 
 
-def _settings(config: RunConfig) -> str:
-    """What a run is, whatever its data."""
-    from experiments.store import MissingSource, identify
-
-    return identify(config, MissingSource()).run_id
-
-
-def _stored_settings(folder: Path) -> str | None:
-    """Those of a stored run; None where they cannot be read (any more)."""
-    from experiments.store import RunFolder
-
-    try:
-        return _settings(RunFolder(folder).config())
-    except StoreError:
-        return None
-
-
-def _results(root: str | os.PathLike[str] | None) -> Iterator[tuple[Path, dict[str, Any]]]:
+def _results(root: str | os.PathLike[str] | None, *, strict: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     """Folder and content of every result.json that can be read, sorted by folder."""
     top = StoreConfig().runs if root is None else Path(root).expanduser()
     if (top / "runs").is_dir():
         top = top / "runs"
-    for path in sorted(top.rglob("result.json")):
+    for folder in _run_folders(str(top)):
+        path = os.path.join(folder, "result.json")
         try:
-            result = json.loads(path.read_bytes())
+            with open(path, "rb") as handle:
+                result = json.loads(handle.read())
+        except FileNotFoundError:
+            continue
         except (OSError, ValueError):
             result = None
         if isinstance(result, dict):
-            yield path.parent, result
+            yield folder, result
+        elif strict:
+            raise ValueError(f"{path} is torn (no complete JSON): restore it, or start this run over with force=true")
         else:
             warnings.warn(f"left out {path}: it is torn (no complete JSON)", stacklevel=3)
+
+
+def _run_folders(top: str) -> Iterator[str]:
+    """Folders below ``top`` that are a run's, sorted. What lies inside a run's (checkpoints, W&B) is not looked at."""
+    try:
+        with os.scandir(top) as listed:
+            entries = sorted(listed, key=lambda entry: entry.name)
+    except OSError:
+        return
+    if any(entry.name in _RUN_FILES for entry in entries):
+        yield top
+        return
+    for entry in entries:
+        if entry.is_dir():
+            yield from _run_folders(entry.path)

@@ -9,10 +9,12 @@ from hydra import compose
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.compose import Composer, composing
+from experiments.compose import Composer, composer, composing, groups
 from experiments.config import build_run_config
 from experiments.errors import ConfigError
 from experiments.preflight import check_command_line
+from experiments.store import MissingSource, identify
+from experiments.studies import StudyJob, _label, config_hash, scaled_down, study_plan
 
 JOBS = [
     [],
@@ -60,3 +62,45 @@ def test_a_large_sweep_is_typed_job_by_job() -> None:
     assert [config.seed for config in configs[:3]] == [0, 1, 2]
     assert {config.trainer.learning_rate for config in configs} == {1e-3, 2e-3}
     assert len({id(config.trainer) for config in configs}) == 2, "what is equal is shared"
+
+
+def test_a_study_has_the_jobs_that_its_sweep_runs() -> None:
+    plan = study_plan("spine")
+    configs = check_command_line(plan.command.split()[2:])
+    assert [(job.variant, job.task, job.seed) for job in plan.jobs] == [
+        (config.model.label, config.task.name, config.seed) for config in configs
+    ]
+    assert (plan.mode, plan.scale, plan.varied) == ("train", "laptop", ())
+    alone = check_command_line(plan.jobs[-1].command.split()[2:])
+    assert alone == configs[-1:]
+
+
+def test_labels_of_all_models_are_those_of_their_results() -> None:
+    with composing():
+        for name in groups()["model"]:
+            assert _label(name) == composer().config([f"model={name}"]).model.label
+
+
+def test_a_jobs_hash_is_that_of_its_result() -> None:
+    job: StudyJob = study_plan("spine", "smoke").jobs[0]
+    with composing():
+        config = composer().config(job.overrides)
+    expected = identify(config, MissingSource("imdb", "abc")).config_hash
+    assert config_hash(job.overrides, "imdb", "abc", precision="32") == expected
+    assert config_hash(job.overrides, "imdb", "abc", precision="bf16") != expected
+
+
+def test_what_is_scaled_down_is_what_paper_scale_has_more_of() -> None:
+    less = scaled_down("spine", "laptop")
+    assert less["passkey"]["backbone.depth"] == (2, 18)
+    assert less["lra_text"]["task.val_limit"] == (1000, None)
+    assert scaled_down("spine", "paper") == {"lra_text": {}, "passkey": {}}
+
+
+@pytest.mark.parametrize(
+    ("name", "scale", "message"),
+    [("spin", None, "unknown study 'spin': did you mean 'spine'"), ("spine", "huge", "unknown scale 'huge'")],
+)
+def test_no_such_study_or_scale(name: str, scale: str | None, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        study_plan(name, scale)

@@ -17,7 +17,7 @@ import pytest
 from data.base import Source
 from experiments.config import RunConfig
 from experiments.errors import ConfigError, LockedError, StoreError
-from experiments.results import load_metrics, load_results, load_slices
+from experiments.results import load_curves, load_metrics, load_results, load_slices
 from experiments.store import (
     WITHOUT_EFFECT,
     RunFolder,
@@ -292,6 +292,36 @@ def test_results_are_read_as_frames_and_torn_ones_named(folder: RunFolder, tmp_p
     with pytest.warns(UserWarning, match="torn"):
         slices = load_slices(tmp_path / "runs")
     assert slices[["run_id", "model", "length", "accuracy"]].values.tolist() == [[folder.run_id, "fam", 8, 0.5]]
+
+
+def test_a_torn_result_is_an_error_where_that_is_asked_for(folder: RunFolder, tmp_path: Path) -> None:
+    folder.result_file.write_text('{"task"')
+    with pytest.raises(ValueError, match=r"result\.json is torn"):
+        load_results(tmp_path, strict=True)
+
+
+def test_slices_and_curves_of_chosen_runs(folder: RunFolder, tmp_path: Path) -> None:
+    other = RunFolder(folder.path.with_name("ffff-s1"))
+    other.path.mkdir(parents=True)
+    for one, column in ((folder, "length"), (other, "depth")):
+        one.write_result(RESULT)
+        one.write_slices([{column: 8, "accuracy": 0.5}, {column: 16, "accuracy": 0.25}])
+        one.append_metrics({"step": 1, "split": "train", "loss": 0.5})
+        one.append_metrics({"step": 2, "split": "val", "accuracy": 0.75})
+    (folder.path / "checkpoints" / "inner").mkdir(parents=True)
+    (folder.path / "checkpoints" / "inner" / "result.json").write_text("{}")
+    runs = load_results(tmp_path)
+    assert runs["run_id"].tolist() == sorted([folder.run_id, other.run_id])
+    slices = load_slices(tmp_path)
+    assert slices.loc[slices["run_id"] == folder.run_id, ["length", "accuracy"]].values.tolist() == [
+        [8, 0.5],
+        [16, 0.25],
+    ]
+    assert slices.loc[slices["run_id"] == other.run_id, "depth"].tolist() == [8, 16]
+    own = runs[runs["run_id"] == other.run_id]
+    assert set(load_slices(runs=own)["run_id"]) == {other.run_id}
+    curves = load_curves(own, "val")
+    assert curves[["run_id", "step", "accuracy"]].values.tolist() == [[other.run_id, 2, 0.75]]
 
 
 def test_an_empty_store_is_an_empty_frame(tmp_path: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,11 +10,8 @@ from omegaconf import OmegaConf
 
 import data
 import models
-from data.base import Source
 from experiments.arms import arms_of
 from experiments.preflight import CONF, check_command_line, groups
-from experiments.results import load_study
-from experiments.store import run_folder
 
 STUDIES = groups()["study"]
 
@@ -73,20 +68,3 @@ def test_the_overviews_hold_every_variant_and_every_task() -> None:
     assert some.model == everything.model
     assert set(models.available()) <= set(everything.model.split(","))
     assert tuple(everything.task.split(",")) == data.available()
-
-
-def test_the_runs_of_a_study_are_found_by_their_settings(tmp_path: Path) -> None:
-    """Whoever trained them first, on whatever data."""
-    where = ["scale=smoke", "seed=0", f"store.root={tmp_path}"]
-    (asked,) = check_command_line(["-m", "+study=fam_passkey", "arm=m2", *where])
-    (other,) = check_command_line(["model=luna", "task=passkey", *where])
-    for config in (replace(asked, study="overview", arm=None), other):
-        folder = run_folder(config, Source("generated", "", ""))
-        folder.path.mkdir(parents=True)
-        folder.begin(config)
-        folder.write_result({"variant": config.model.label, "study": config.study, "test/exact_match": 0.5})
-    found = load_study("fam_passkey", "scale=smoke", root=tmp_path)
-    assert found[["study", "arm", "variant"]].values.tolist() == [["fam_passkey", "m2", "block_window"]]
-    assert load_study("fam_passkey", "scale=smoke", "seed=1", root=tmp_path).empty
-    (Path(found["folder"][0]) / "config.yaml").write_text("torn: [", encoding="utf-8")
-    assert load_study("fam_passkey", "scale=smoke", root=tmp_path).empty

@@ -1,0 +1,91 @@
+"""Copy what the store holds of a study into its committed files.
+
+    python -m analysis.collect spine --scale laptop     # results/studies/spine/*.csv
+    python -m analysis.collect spine --drop 20c93696ac  # without a run, or the runs of a setting
+
+Rows of runs that the store no longer has are kept. What is dropped is named.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.studies import live_tables, load_study, merge, read_study, write_study
+from experiments.results import load_jobs
+
+
+def collect(
+    name: str,
+    *,
+    scale: str | None = None,
+    root: Path | None = None,
+    drop: Sequence[str] = (),
+    committed: Path | None = None,
+) -> list[str]:
+    """Merges the store's runs into the files of a study.
+
+    Args:
+        name: of the study.
+        scale: copy runs of this scale only; default: all.
+        root: the store; default: where runs are stored.
+        drop: first digits of ``run_id`` or ``config_hash``: these rows are left out.
+        committed: folder of committed studies; default: ``results/studies``.
+
+    Returns:
+        Lines that say what was done.
+
+    Raises:
+        ValueError: no such study or scale, a torn file, or nothing to drop.
+    """
+    kept = read_study(name, committed)
+    new = live_tables(load_jobs(name, scale=scale) if scale else name, root)
+    tables = merge(kept, new)
+    runs, lines = tables["runs"], []
+    for digits in drop:
+        gone = [str(row.run_id) for row in runs.itertuples() if _is_named(row, digits)] if len(runs) else []
+        if not gone:
+            raise ValueError(f"--drop {digits}: no run_id or config_hash of study {name} starts with this")
+        tables = {kind: _without(table, gone) for kind, table in tables.items()}
+        runs = tables["runs"]
+        lines.append(f"left out {', '.join(gone)}")
+    if runs.empty:
+        return [*lines, f"no finished run of study {name} in the store, and none was kept"]
+    paths = write_study(name, tables, committed)
+    old = len(kept["runs"]) - len(set(kept["runs"].get("run_id", ())) & set(new["runs"].get("run_id", ())))
+    lines += [f"wrote {path.parent.name}/{path.name}: {len(tables[path.stem]):,} rows" for path in paths]
+    return [*lines, f"{len(new['runs'])} runs from the store, {old} kept that it has not"]
+
+
+def _is_named(row: object, digits: str) -> bool:
+    return any(str(getattr(row, name, "")).startswith(digits) for name in ("run_id", "config_hash"))
+
+
+def _without(table: pd.DataFrame, runs: Sequence[str]) -> pd.DataFrame:
+    return table[~table["run_id"].isin(runs)].reset_index(drop=True) if len(table) else table
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line: see the module's docstring. Returns the exit code."""
+    parser = argparse.ArgumentParser(description="Copy what the store holds of a study into its committed files.")
+    parser.add_argument("study")
+    parser.add_argument("--scale", help="runs of this scale only (default: all)")
+    parser.add_argument("--root", type=Path, help="results folder to collect from (default: where runs are stored)")
+    parser.add_argument("--drop", nargs="+", default=[], metavar="DIGITS", help="leave out these runs or settings")
+    chosen = parser.parse_args(arguments)
+    try:
+        for line in collect(chosen.study, scale=chosen.scale, root=chosen.root, drop=chosen.drop):
+            print(line)
+        study = load_study(chosen.study, scale=chosen.scale, live=False)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if len(study.missing):
+        print(f"missing: {study.describe_missing()}\nrun {study.command}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,315 @@
+"""What may be said of a few seeds: the rule for claims, and the numbers that it rests on.
+
+The rule, the same for all tables and figures:
+
+1. A score is a **mean over seeds** with a 95 % percentile bootstrap interval over seeds, and n. One seed has no
+   interval, and nothing is claimed of it.
+2. An **aggregate over tasks** resamples seeds within each task (stratified), never tasks; scores are first put on one
+   scale, 0 at the task's trivial floor and 1 at its ceiling.
+3. A **claim** compares two variants seed by seed: differences on common seeds, at least three for each task, on the
+   same data at the same scale. ``supported``: the interval of the mean difference lies above 0; ``contradicted``:
+   below; ``undecided``: it holds 0; ``not tested``: there are too few seeds, or the runs are not comparable.
+4. An entry of a table is **bold** only if its interval overlaps with no other's; none is where an entry has one seed.
+
+What few seeds are worth: the bootstrap of three values never leaves their range. It covers the true mean of a normal
+distribution in some 75 % of cases, not 95, and where there is no difference at all, one claim in four is still
+``supported`` or ``contradicted`` (three differences of one sign). With five seeds it is one in six, with ten one in
+ten (``tests/analysis/test_statistics.py`` simulates both). So a verdict of three seeds is a reason to run more of them.
+
+All draws are the same each time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from experiments.results import LEVEL, bootstrap
+
+MIN_SEEDS = 3
+_DRAWS = 10_000
+
+Floats = NDArray[np.float64]
+Value = Literal["supported", "contradicted", "undecided", "not tested"]
+Statistic = Literal["mean", "iqm"]
+
+
+class Interval(NamedTuple):
+    """A mean, or another statistic, with its 95 % interval; NaN where there is none."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+class Difference(NamedTuple):
+    """The mean of paired differences, its interval, and how large it is beside the spread of seeds."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    """Pairs; over several tasks, those of the task that has the fewest."""
+    effect: float
+    """Hedges' g: difference over pooled standard deviation, times 1 - 3 / (4 df - 1). NaN where it is not defined."""
+
+
+class Verdict(NamedTuple):
+    """What a comparison says of a claim."""
+
+    value: Value
+    reason: str
+    difference: Difference | None
+
+
+def mean_interval(values: ArrayLike) -> Interval:
+    """The mean over seeds and its interval; what is no number is left out."""
+    scores = _finite(values)
+    if not len(scores):
+        return Interval(math.nan, math.nan, math.nan, 0)
+    if len(scores) == 1:
+        return Interval(float(scores[0]), math.nan, math.nan, 1)
+    return Interval(float(scores.mean()), *bootstrap(scores.tolist()), len(scores))
+
+
+def intervals(frame: pd.DataFrame, value: str, by: Sequence[str]) -> pd.DataFrame:
+    """One row for each group, in order of appearance: columns ``by``, then ``mean, low, high, n``.
+
+    Args:
+        frame: one row a seed in each group.
+        value: column of scores.
+        by: columns of groups.
+    """
+    rows = []
+    for key, group in frame.groupby(list(by), sort=False, dropna=False):
+        rows.append([*key, *mean_interval(group[value])])
+    return pd.DataFrame(rows, columns=[*by, *Interval._fields])
+
+
+def mean_and_interval(values: pd.Series) -> str:
+    """``mean (low to high)`` in per cent; the mean alone for one seed, nothing for none."""
+    found = mean_interval(values)
+    if found.n == 0:
+        return ""
+    mean = f"{100 * found.mean:.1f}"
+    return mean if found.n == 1 else f"{mean} ({100 * found.low:.1f} to {100 * found.high:.1f})"
+
+
+def interquartile_mean(values: ArrayLike, axis: int = -1) -> Floats:
+    """The mean without the lowest and the highest quarter of the values (a whole number of them, rounded down)."""
+    ordered = np.sort(np.asarray(values, dtype=float), axis=axis)
+    count = ordered.shape[axis]
+    return np.take(ordered, range(count // 4, count - count // 4), axis=axis).mean(axis=axis)
+
+
+def normalise(score: ArrayLike, floor: ArrayLike, ceiling: ArrayLike) -> Floats:
+    """0 at the floor, 1 at the ceiling; for a loss the floor is the larger number.
+
+    Raises:
+        ValueError: a floor is missing, or equal to its ceiling.
+    """
+    low, high = np.asarray(floor, dtype=float), np.asarray(ceiling, dtype=float)
+    if not np.isfinite(low).all() or not np.isfinite(high).all():
+        raise ValueError("a task without floor or ceiling cannot be normalised: leave it out, or give both")
+    if (low == high).any():
+        raise ValueError("floor and ceiling are the same number: there is nothing to normalise by")
+    return (np.asarray(score, dtype=float) - low) / (high - low)
+
+
+def normalised(runs: pd.DataFrame, *, ceilings: Mapping[str, float] | None = None) -> pd.Series:
+    """The headline on the test split of each run, 0 at its task's trivial floor and 1 at its ceiling.
+
+    Args:
+        runs: as :func:`analysis.studies.load_study` gives them.
+        ceilings: by task; default: 1, for shares. A loss has none that is known.
+
+    Raises:
+        ValueError: a task has no floor, or is a loss without a ceiling.
+    """
+    given = dict(ceilings or {})
+    for task in runs.loc[~runs["larger_is_better"].astype(bool), "task"].unique():
+        if task not in given:
+            raise ValueError(f"{task}: less is better, and there is no ceiling: give ceilings={{{task!r}: ...}}")
+    scores = [row[f"test/{row['metric']}"] for row in runs.to_dict("records")]
+    ends = runs["task"].map(lambda task: given.get(task, 1.0))
+    return pd.Series(normalise(scores, runs["floor"], ends), index=runs.index, name="score")
+
+
+def aggregate(frame: pd.DataFrame, value: str, *, statistic: Statistic = "mean") -> Interval:
+    """One number for several tasks, with its interval by resampling seeds within each task.
+
+    Args:
+        frame: columns ``task`` and ``value``, one row for each task and seed.
+        value: scores on one scale: see :func:`normalised`.
+        statistic: ``mean`` of the tasks' means, or ``iqm``, the interquartile mean of all runs.
+
+    Returns:
+        n is that of the task that has the fewest seeds; with one seed somewhere there is no interval.
+    """
+    tasks = [_finite(rows[value]) for _, rows in frame.groupby("task", sort=True)]
+    tasks = [scores for scores in tasks if len(scores)]
+    if not tasks:
+        return Interval(math.nan, math.nan, math.nan, 0)
+    drawn = [scores[_draws(len(scores), place)] for place, scores in enumerate(tasks)]  # [draws, seeds] each
+    if statistic == "iqm":
+        centre, spread = interquartile_mean(np.concatenate(tasks)), interquartile_mean(np.concatenate(drawn, axis=1))
+    else:
+        centre = np.mean([scores.mean() for scores in tasks])
+        spread = np.mean([sample.mean(axis=1) for sample in drawn], axis=0)
+    fewest = min(map(len, tasks))
+    low, high = _quantiles(spread) if fewest > 1 else (math.nan, math.nan)
+    return Interval(float(centre), low, high, fewest)
+
+
+def difference(first: pd.DataFrame, second: pd.DataFrame, value: str) -> Difference:
+    """First less second, on common seeds of common tasks; over several tasks the mean of their means.
+
+    Args:
+        first: columns ``task, seed`` and ``value``, one row for each task and seed.
+        second: likewise.
+        value: column of scores.
+    """
+    keys = ["task", "seed"]
+    pairs = first[[*keys, value]].merge(second[[*keys, value]], on=keys, suffixes=("_first", "_second")).dropna()
+    if pairs.empty:
+        return Difference(math.nan, math.nan, math.nan, 0, math.nan)
+    pairs = pairs.assign(gap=pairs[f"{value}_first"] - pairs[f"{value}_second"])
+    found = aggregate(pairs, "gap")
+    effects = [
+        _hedges(rows[f"{value}_first"].to_numpy(float), rows[f"{value}_second"].to_numpy(float))
+        for _, rows in pairs.groupby("task")
+    ]
+    return Difference(*found, float(np.mean(effects)))
+
+
+def claim(
+    better: pd.DataFrame, worse: pd.DataFrame, value: str, *, larger_is_better: bool = True, min_seeds: int = MIN_SEEDS
+) -> Verdict:
+    """Whether one variant is better than another, by the rule at the top of this module.
+
+    Args:
+        better: runs of the variant that is said to be better: ``task, seed, scale, data_source`` and ``value``.
+        worse: runs of the other.
+        value: column of scores.
+        larger_is_better: False for a loss.
+        min_seeds: common seeds that each task must have.
+    """
+    if better.empty or worse.empty:
+        return Verdict("not tested", "there are no runs of one side", None)
+    problem = _incomparable(better, worse)
+    if problem:
+        return Verdict("not tested", problem, None)
+    found = difference(better, worse, value)
+    if found.n < min_seeds:
+        return Verdict("not tested", f"{found.n} common seeds, {min_seeds} are needed", found)
+    low, high = (found.low, found.high) if larger_is_better else (-found.high, -found.low)
+    verdict: Value = "supported" if low > 0 else "contradicted" if high < 0 else "undecided"
+    text = f"difference {found.mean:.4g} ({found.low:.4g} to {found.high:.4g}), n = {found.n}"
+    return Verdict(verdict, text, found)
+
+
+def bold(entries: Sequence[Interval], *, larger_is_better: bool = True) -> list[bool]:
+    """Which entries of one column may be bold: the best, if its interval overlaps with no other's; else none."""
+    none = [False] * len(entries)
+    if len(entries) < 2 or any(entry.n < 2 for entry in entries):
+        return none
+    sign = 1 if larger_is_better else -1
+    best = max(range(len(entries)), key=lambda place: sign * entries[place].mean)
+    others = [entry for place, entry in enumerate(entries) if place != best]
+    if larger_is_better:
+        apart = all(entry.high < entries[best].low for entry in others)
+    else:
+        apart = all(entry.low > entries[best].high for entry in others)
+    return [apart and place == best for place in range(len(entries))]
+
+
+def ranks(frame: pd.DataFrame, value: str, *, larger_is_better: bool = True) -> pd.DataFrame:
+    """Mean rank over tasks (1 is best, equals share theirs) with its interval by resampling seeds within each task.
+
+    Args:
+        frame: columns ``task, variant`` and ``value``, one row for each seed.
+        value: column of scores.
+        larger_is_better: False for a loss.
+
+    Returns:
+        Index ``variant``, columns ``mean, low, high, n``, the best first; n is the number of tasks. No interval where a
+        variant has one seed on some task.
+
+    Raises:
+        ValueError: a variant lacks a task.
+    """
+    groups = {key: _finite(rows[value]) for key, rows in frame.groupby(["task", "variant"])}
+    tasks, variants = (list(dict.fromkeys(frame[name])) for name in ("task", "variant"))
+    for task in tasks:
+        for variant in variants:
+            if not len(groups.get((task, variant), ())):
+                raise ValueError(f"ranks: {variant} has no run on {task}: leave one of them out")
+    sign = -1 if larger_is_better else 1
+    at, drawn = np.zeros(len(variants)), np.zeros((len(variants), _DRAWS))
+    for row, task in enumerate(tasks):
+        scores = [sign * groups[task, variant] for variant in variants]
+        at += _rank(np.array([[each.mean()] for each in scores]))[:, 0]
+        streams = range(row * len(variants), (row + 1) * len(variants))
+        drawn += _rank(
+            np.array([each[_draws(len(each), k)].mean(axis=1) for each, k in zip(scores, streams, strict=True)])
+        )
+    sure = all(len(scores) > 1 for scores in groups.values())
+    rows = []
+    for place in range(len(variants)):
+        low, high = _quantiles(drawn[place] / len(tasks)) if sure else (math.nan, math.nan)
+        rows.append(Interval(at[place] / len(tasks), low, high, len(tasks)))
+    table = pd.DataFrame(rows, index=pd.Index(variants, name="variant"), columns=list(Interval._fields))
+    return table.sort_values("mean", kind="stable")
+
+
+def _rank(scores: Floats) -> Floats:
+    """Ranks down the first axis of [variants, draws], 1 for the lowest; equals share the mean of theirs."""
+    below = (scores[None] < scores[:, None]).sum(axis=1)
+    equal = (scores[None] == scores[:, None]).sum(axis=1)
+    return 1 + below + (equal - 1) / 2
+
+
+def _incomparable(first: pd.DataFrame, second: pd.DataFrame) -> str:
+    """Why runs of two variants cannot be compared; empty if they can."""
+    if set(first["task"]) != set(second["task"]):
+        return "not the same tasks"
+    both = pd.concat([first, second])
+    if both["scale"].nunique() > 1:
+        return f"different scales: {', '.join(sorted(map(str, both['scale'].unique())))}"
+    for task, rows in both.groupby("task"):
+        if rows["data_source"].nunique() > 1:
+            return f"different data on {task}: {', '.join(sorted(map(str, rows['data_source'].unique())))}"
+    return ""
+
+
+def _hedges(first: Floats, second: Floats) -> float:
+    """Hedges' g of two samples of equal size."""
+    freedom = 2 * len(first) - 2
+    if freedom < 2:
+        return math.nan
+    pooled = math.sqrt((first.var(ddof=1) + second.var(ddof=1)) / 2)
+    return math.nan if pooled == 0 else float((first.mean() - second.mean()) / pooled * (1 - 3 / (4 * freedom - 1)))
+
+
+def _finite(values: ArrayLike) -> Floats:
+    scores = np.asarray(values, dtype=float)
+    return scores[np.isfinite(scores)]
+
+
+def _quantiles(draws: Floats) -> tuple[float, float]:
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+@lru_cache(maxsize=256)
+def _draws(n: int, stream: int) -> NDArray[np.int64]:
+    """Which of n seeds each draw takes: [draws, n]. Streams are independent of each other; the first is bootstrap's."""
+    generator = np.random.default_rng(stream)
+    return generator.integers(0, n, size=(_DRAWS, n))

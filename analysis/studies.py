@@ -1,0 +1,431 @@
+"""A study (``conf/study/<name>.yaml``, a sweep) as data frames, from the committed files and from the live store.
+
+    study = load_study("spine", scale="laptop")
+    study.runs, study.slices, study.curves, study.memory       # one row a run, a slice, a validation
+    study.missing[["variant", "task", "seed", "command"]]      # jobs without a finished run, and what makes each
+
+``python -m analysis.collect <study>`` writes the committed files, ``results/studies/<study>/*.csv``:
+
+| file | one row for | holds |
+|---|---|---|
+| ``runs.csv`` | each finished run | what was run, on which data and code; the varied settings; scores |
+| ``slices.csv`` | each slice of a test | ``run_id``, then length, depth and the like, and the scores |
+| ``curves.csv`` | each validation | ``run_id``, ``step``, and the scores |
+| ``memory.csv`` | each look at the memory | ``run_id``, ``step``, and the measures |
+
+What all rows of a run share stands in ``runs.csv`` alone; :func:`load_study` puts it beside the others. A cell
+is written the same whatever other rows there are, so that a new run adds lines and changes none.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from experiments.results import find_same, load_config, load_curves, load_jobs, load_results, load_slices
+
+if TYPE_CHECKING:
+    from experiments.results import StudyJob, StudyPlan
+
+STUDIES = Path(__file__).resolve().parents[1] / "results" / "studies"
+
+#: What names a row of each file.
+KEYS = {
+    "runs": ("task", "variant", "seed", "run_id"),
+    "slices": ("run_id",),
+    "curves": ("run_id", "step"),
+    "memory": ("run_id", "step"),
+}
+
+#: Columns of runs.csv that come first; then the settings that the study varies, then all others by name.
+FIRST = (
+    *("run_id", "study", "arm", "model", "variant", "task", "scale", "seed"),
+    *("data_source", "metric", "larger_is_better"),
+)
+#: Put beside slices, curves and memory.
+LABELS = ("study", "model", "variant", "task", "scale", "seed", "data_source")
+
+#: Never numbers, even where all of a column look like one: ``12e4567890`` is a hash.
+_TEXT = frozenset(
+    (*FIRST, "config_hash", "data_checksum", "git_sha", "torch", "python", "hardware", "device", "precision", "status")
+) - {"seed", "larger_is_better"}
+
+#: Of load_slices and load_curves: what runs.csv holds, and what is different each time.
+_NOT_KEPT = frozenset((*LABELS, "arm", "config_hash", "folder", "split", "attempt", "time"))
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """What is known of a study at one scale."""
+
+    name: str
+    """File name in conf/study."""
+    scale: str
+    """Column of the tables of sizes."""
+    runs: pd.DataFrame
+    """Finished runs: fields of result.json, the varied settings, and ``floor``, the task's trivial one."""
+    slices: pd.DataFrame
+    """Test scores by length, depth and the like, beside their run's labels and settings."""
+    curves: pd.DataFrame
+    """Validations by ``step``, likewise."""
+    memory: pd.DataFrame
+    """Measures of the memory by ``step``, likewise."""
+    missing: pd.DataFrame
+    """Jobs that have no finished run: ``variant, task, seed``, settings, and ``command``."""
+    command: str
+    """What runs the whole study, and skips what is done."""
+    varied: tuple[str, ...] = ()
+    """What it varies beside model, task and seed: ``arm``, where it has some, and dotted names of settings."""
+    num_jobs: int = 0
+    """Of the study: arms times seeds."""
+
+    @property
+    def arm(self) -> list[str]:
+        """Columns that name an arm: what all its seeds share."""
+        return ["task", "variant", *self.varied]
+
+    def describe_missing(self) -> str:
+        """The arms that lack seeds, in one line; empty when all is there."""
+        if self.missing.empty:
+            return ""
+        parts = []
+        counts = {}
+        if len(self.runs):
+            have = self.runs.groupby(self.arm, dropna=False)["seed"].nunique()
+            counts = {_arm_key(key): int(count) for key, count in have.items()}
+        for key, rows in self.missing.groupby(self.arm, sort=False, dropna=False):
+            done = counts.get(_arm_key(key), 0)
+            settings = "".join(f" {name}={rows[name].iloc[0]}" for name in self.varied)
+            where = f"{rows['variant'].iloc[0]} on {rows['task'].iloc[0]}{settings}"
+            parts.append(f"{where}: {done} of {done + len(rows)} seeds")
+        return "; ".join(parts)
+
+
+def load_study(
+    name: str,
+    *,
+    scale: str | None = None,
+    root: str | os.PathLike[str] | None = None,
+    live: bool = True,
+    committed: Path | None = None,
+) -> Study:
+    """All that is known of a study. Where both have a run, the store's is taken.
+
+    Args:
+        name: of the study.
+        scale: default: the only one that there are runs of, else the study's own.
+        root: the store, as for :func:`experiments.results.load_results`; default: where runs are stored.
+        live: False: the committed files alone, for what is committed itself.
+        committed: folder of committed studies; default: ``results/studies``.
+
+    Raises:
+        ValueError: no such study or scale; runs that no one figure can hold; a file that is torn.
+    """
+    plan = load_jobs(name, scale=scale)
+    tables = read_study(name, committed)
+    if live:
+        tables = merge(tables, live_tables(plan if scale else name, root))
+    runs = _typed(tables["runs"])
+    if scale is None:
+        plan = load_jobs(name, scale=_only_scale(name, runs, plan.scale))
+    if len(runs):
+        runs = runs[runs["scale"] == plan.scale].reset_index(drop=True)
+        runs = runs.reindex(columns=list(dict.fromkeys([*runs, *plan.varied])))
+    refuse_mixed(runs, plan.varied)
+    labels = runs.reindex(columns=["run_id", *LABELS, *plan.varied])
+    slices, curves, memory = (_labelled(_typed(tables[kind]), labels) for kind in ("slices", "curves", "memory"))
+    missing, size = _missing(plan, runs), len(plan.jobs)
+    return Study(name, plan.scale, runs, slices, curves, memory, missing, plan.command, plan.varied, size)
+
+
+def refuse_mixed(runs: pd.DataFrame, varied: Sequence[str] = ()) -> None:
+    """One figure is of one scale, one source of data for each task, and one setting for each arm.
+
+    Args:
+        runs: columns ``task, variant, scale, data_source, config_hash`` and those of ``varied``.
+        varied: what tells arms apart beside task and variant.
+
+    Raises:
+        ValueError: names what is mixed, and the way out.
+    """
+    if runs.empty:
+        return
+    if runs["scale"].nunique() > 1:
+        found = ", ".join(sorted(map(str, runs["scale"].unique())))
+        raise ValueError(f"runs of several scales ({found}) are not comparable: name one, scale=...")
+    for task, rows in runs.groupby("task"):
+        if rows["data_source"].nunique() > 1:
+            found = ", ".join(sorted(map(str, rows["data_source"].unique())))
+            raise ValueError(f"{task}: runs on several data sources ({found}) are not comparable: keep those of one")
+    for _, rows in runs.groupby(["task", "variant", *varied], dropna=False):
+        if rows["config_hash"].nunique() > 1:
+            first = rows.iloc[0]
+            found = ", ".join(sorted(map(str, rows["config_hash"].unique())))
+            raise ValueError(
+                f"{first['variant']} on {first['task']}: runs of several versions (config_hash {found}): "
+                "move the run folders of one away, or leave them out of the committed files with "
+                "python -m analysis.collect <study> --drop <config_hash>"
+            )
+
+
+def read_study(name: str, committed: Path | None = None) -> dict[str, pd.DataFrame]:
+    """The committed files of a study, every cell as text; empty frames where there are none.
+
+    Raises:
+        ValueError: names the file and the line that is torn.
+    """
+    folder = (committed or STUDIES) / name
+    tables = {kind: _read_csv(folder / f"{kind}.csv") for kind in KEYS}
+    known = set(tables["runs"].get("run_id", ()))
+    for kind in ("slices", "curves", "memory"):
+        strange = set(tables[kind].get("run_id", ())) - known
+        if strange:
+            raise ValueError(f"{folder / kind}.csv: no row of runs.csv is {sorted(strange)[0]}: one of them is torn")
+    return tables
+
+
+def live_tables(study: str | StudyPlan, root: str | os.PathLike[str] | None = None) -> dict[str, pd.DataFrame]:
+    """What the store holds of a study, in the form of its files: every cell as text.
+
+    Args:
+        study: its name, for all scales, or its plan, for that scale alone.
+        root: the store; default: where runs are stored.
+
+    Raises:
+        ValueError: there is no such folder, a result is torn, or the study measures speed and has no runs.
+    """
+    plan = load_jobs(study) if isinstance(study, str) else study
+    if plan.mode == "bench":
+        raise ValueError(f"study {plan.name} measures speed and has no runs: its rows are in results/bench.csv")
+    if root is not None and not Path(root).expanduser().is_dir():
+        raise ValueError(f"{root} is no folder: name a results folder")
+    everything = load_results(root, strict=True)
+    if everything.empty:
+        return {kind: pd.DataFrame() for kind in KEYS}
+    everything = everything.drop_duplicates("run_id", ignore_index=True)  # a folder above two stores
+    everything = everything.reindex(columns=list(dict.fromkeys([*everything, "arm"])))
+    own = everything[everything["study"] == plan.name]
+    if not isinstance(study, str):
+        own = own[own["scale"] == plan.scale]
+    settings = _settings(own, plan.varied)
+    missing = _unmatched(plan, own[own["scale"] == plan.scale].join(settings))
+    shared = find_same(plan, missing, everything.drop(own.index))
+    arms = {run_id: missing[position].arm for position, run_id in shared.items()}
+    others = everything[everything["run_id"].isin(list(arms))]
+    runs = pd.concat([own, others.assign(arm=others["run_id"].map(arms))])
+    runs = runs.assign(**_settings(runs, plan.varied), floor=_floors(runs))
+    runs = _blank_other_settings(runs, plan)
+    frames = {
+        "runs": runs[_columns(runs, plan.varied)],
+        "slices": load_slices(runs=runs),
+        "curves": load_curves(runs, "val"),
+        "memory": load_curves(runs, "memory"),
+    }
+    return {kind: _as_text(frame, kind) for kind, frame in frames.items()}
+
+
+def merge(kept: Mapping[str, pd.DataFrame], new: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Files of a study with the rows of some runs replaced or added; all other rows stay."""
+    ids = set(new["runs"].get("run_id", ()))
+    tables = {}
+    for kind, old in kept.items():
+        stays = old[~old["run_id"].isin(ids)] if len(old) else old
+        parts = [part for part in (stays, new[kind]) if len(part)]
+        tables[kind] = _ordered(pd.concat(parts).fillna(""), kind) if parts else pd.DataFrame()
+    return tables
+
+
+def write_study(name: str, tables: Mapping[str, pd.DataFrame], committed: Path | None = None) -> list[Path]:
+    """Writes the committed files; what has no rows gets no file. Returns those written."""
+    folder = (committed or STUDIES) / name
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for kind, table in tables.items():
+        path = folder / f"{kind}.csv"
+        if len(table):
+            temporary = path.with_suffix(".tmp")
+            table.to_csv(temporary, index=False, lineterminator="\n")
+            temporary.replace(path)
+            paths.append(path)
+        else:
+            path.unlink(missing_ok=True)
+    return paths
+
+
+def _only_scale(name: str, runs: pd.DataFrame, default: str) -> str:
+    scales = sorted(map(str, runs["scale"].unique())) if len(runs) else [default]
+    if len(scales) > 1:
+        raise ValueError(f"study {name} has runs of several scales ({', '.join(scales)}): name one, scale=...")
+    return scales[0]
+
+
+def _blank_other_settings(runs: pd.DataFrame, plan: StudyPlan) -> pd.DataFrame:
+    """An arm's rows name the settings that the arm sets; of the others it has whatever is the default."""
+    for arm in dict.fromkeys(job.arm for job in plan.jobs if job.arm):
+        own = {key for job in plan.jobs if job.arm == arm for key in job.settings}
+        others = [name for name in plan.varied if name != "arm" and name not in own]
+        runs.loc[runs["arm"] == arm, others] = ""
+    return runs
+
+
+def _missing(plan: StudyPlan, runs: pd.DataFrame) -> pd.DataFrame:
+    """Jobs without a run, as a frame."""
+    rows = []
+    for job in _unmatched(plan, runs):
+        settings = {key: _cell(value) if isinstance(value, list) else value for key, value in job.settings.items()}
+        labels = {"variant": job.variant, "task": job.task, "seed": job.seed, "arm": job.arm}
+        rows.append({**labels, **settings, "command": job.command})
+    return pd.DataFrame(rows, columns=["variant", "task", "seed", *plan.varied, "command"])
+
+
+def _unmatched(plan: StudyPlan, runs: pd.DataFrame) -> list[Any]:
+    """Jobs that no run is labelled as: of the same arm, and of the settings that the job names."""
+    done: dict[tuple[str, ...], list[dict[str, str]]] = {}
+    for row in runs.reindex(columns=["variant", "task", "seed", *plan.varied]).to_dict("records"):
+        cells = {str(name): _cell(value) for name, value in row.items()}
+        done.setdefault((cells["variant"], cells["task"], cells["seed"]), []).append(cells)
+
+    def is_done(job: StudyJob) -> bool:
+        wanted = {**job.settings, **({"arm": job.arm} if job.arm else {})}
+        found = done.get((job.variant, job.task, _cell(job.seed)), [])
+        return any(all(cells[name] == _cell(value) for name, value in wanted.items()) for cells in found)
+
+    return [job for job in plan.jobs if not is_done(job)]
+
+
+def _settings(runs: pd.DataFrame, varied: Sequence[str]) -> pd.DataFrame:
+    """What each run's config.yaml holds under some dotted names. Seeds of one setting share it."""
+    varied = [name for name in varied if name != "arm"]  # a label, and another study's in a run that studies share
+    if not varied or runs.empty:
+        return pd.DataFrame(index=runs.index, columns=list(varied))
+    found = {}
+    for label, rows in runs.groupby("config_hash"):
+        config = load_config(rows["folder"].iloc[0])
+        found[label] = [_cell(_select(config, name)) for name in varied]
+    return pd.DataFrame([found[label] for label in runs["config_hash"]], index=runs.index, columns=list(varied))
+
+
+def _select(config: Mapping[str, Any], name: str) -> Any:
+    node: Any = config
+    for key in name.split("."):
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return node
+
+
+def _floors(runs: pd.DataFrame) -> list[Any]:
+    """The trivial floor of each run's headline: the first that its task names."""
+    names = [name for name in runs if str(name).startswith("floor/")]
+    table = runs[names].to_dict("records") if names else [{} for _ in range(len(runs))]
+    return [next((value for value in row.values() if pd.notna(value)), None) for row in table]
+
+
+def _columns(runs: pd.DataFrame, varied: Sequence[str]) -> list[str]:
+    """Columns of runs.csv in their order; what is no single value (milestones) or no fact (folder) stays out."""
+    head = [name for name in dict.fromkeys((*FIRST, *varied)) if name in runs]
+    single = [name for name in map(str, runs) if not runs[name].map(lambda value: isinstance(value, list | dict)).any()]
+    return [*head, *sorted(set(single) - set(head) - {"folder"})]
+
+
+def _as_text(frame: pd.DataFrame, kind: str) -> pd.DataFrame:
+    if frame.empty:
+        return pd.DataFrame()
+    if kind != "runs":
+        frame = frame[[name for name in frame if name == "run_id" or name not in _NOT_KEPT]]
+        frame = frame[["run_id", *(name for name in frame if name != "run_id")]]
+    cells = {name: [_cell(value) for value in values] for name, values in frame.items()}
+    return _ordered(pd.DataFrame(cells, dtype=object), kind)
+
+
+def _cell(value: Any) -> str:
+    """A value as it stands in a file; whole numbers without a point, so that a column may gain gaps."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    if isinstance(value, list | tuple | dict):
+        return json.dumps(value)
+    if isinstance(value, bool) or type(value).__name__ == "bool":
+        return "true" if value else "false"
+    if isinstance(value, Integral):
+        return str(int(value))
+    if isinstance(value, Real):
+        number = float(value)
+        return "" if math.isnan(number) else str(int(number)) if number.is_integer() else repr(number)
+    return str(value)
+
+
+def _ordered(table: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """Rows and columns in the one order of a file."""
+    if kind == "runs":
+        rest = sorted(set(map(str, table)) - set(FIRST))
+        settings = [name for name in rest if "." in name.partition("/")[0] and "@" not in name]
+        head = [name for name in FIRST if name in table]
+        table = table[[*head, *settings, *(name for name in rest if name not in settings)]]
+    keys = [_sortable(table[name]) for name in KEYS[kind] if name in table]
+    order = sorted(range(len(table)), key=lambda row: tuple(key[row] for key in keys))
+    return table.iloc[order].reset_index(drop=True)
+
+
+def _sortable(cells: pd.Series) -> list[tuple[float, str]]:
+    return [(float(cell), "") if cell.isdigit() else (-1.0, cell) for cell in cells]
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """Every cell as text.
+
+    Raises:
+        ValueError: a line has not as many cells as the header, or the last one is cut off.
+    """
+    if not path.is_file():
+        return pd.DataFrame()
+    text = path.read_text(encoding="utf-8")
+    lines = csv.reader(io.StringIO(text), strict=True)
+    try:
+        header = next(lines, [])
+        rows = list(lines)
+        for number, row in enumerate(rows, start=2):
+            if len(row) != len(header):
+                raise ValueError(f"line {number} has {len(row)} cells, its header {len(header)}")
+        if not text.endswith("\n") or "run_id" not in header:
+            raise ValueError("it does not end with a whole line" if header else "it is empty")
+    except (csv.Error, ValueError) as error:
+        advice = "restore it (git checkout), or collect it again"
+        raise ValueError(f"{path} is torn ({error}): {advice}") from None
+    return pd.DataFrame(rows, columns=header, dtype=object)
+
+
+def _typed(table: pd.DataFrame) -> pd.DataFrame:
+    """Numbers and truth values out of text; a column is what all its cells are."""
+    return pd.DataFrame({name: _typed_column(str(name), cells) for name, cells in table.items()})
+
+
+def _typed_column(name: str, cells: pd.Series) -> pd.Series:
+    full = cells[cells != ""]
+    if name in _TEXT or full.empty:
+        return cells.where(cells != "", None)
+    if full.isin(["true", "false"]).all():
+        flags = cells.map({"true": True, "false": False})
+        return flags.astype(bool) if len(full) == len(cells) else flags
+    try:
+        return pd.to_numeric(cells.where(cells != "", None))
+    except ValueError:
+        return cells.where(cells != "", None)
+
+
+def _labelled(table: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the runs at hand, beside what runs.csv says of these."""
+    if table.empty:
+        return pd.DataFrame(columns=list(labels))
+    return labels.merge(table, on="run_id", how="inner", suffixes=("", "_of_slice"))
+
+
+def _arm_key(key: Any) -> tuple[str, ...]:
+    return tuple(_cell(part) for part in key) if isinstance(key, tuple) else (_cell(key),)

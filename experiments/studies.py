@@ -1,0 +1,154 @@
+"""The jobs of a study, and which finished run is one of them; what analysis/ asks through results.py."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+from hydra import compose
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments.arms import arms_of, expand
+from experiments.compose import CONF, composer, composing, groups, is_group, parse
+from experiments.config import register_resolvers
+from experiments.errors import ConfigError, first_line, unknown
+from experiments.store import MissingSource, identify
+
+#: Of a comparison with paper scale: sections whose numbers say how much smaller a run is.
+_SIZES = ("backbone.width", "backbone.depth", "trainer.batch_size", "trainer.steps")
+
+
+@dataclass(frozen=True)
+class StudyJob:
+    """One job of a study, by what tells its result from the others'."""
+
+    arm: str | None
+    """Name of its arm, where the study has some."""
+    variant: str
+    """Label of the model: its preset, or its name."""
+    task: str
+    """Name of the task."""
+    seed: int
+    """Seed."""
+    settings: Mapping[str, Any]
+    """What else the study varies: dotted name and value."""
+    overrides: tuple[str, ...]
+    """Of the command line: ``python run.py <overrides>``."""
+
+    @property
+    def command(self) -> str:
+        """What runs this job alone."""
+        return f"python run.py {shlex.join(self.overrides)}"
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """All jobs of a study at one scale."""
+
+    name: str
+    """File name in conf/study, and label of its runs."""
+    mode: str
+    """train, or bench: then there are no runs."""
+    scale: str
+    """Column of the tables of sizes."""
+    varied: tuple[str, ...]
+    """What it varies beside model, task and seed: ``arm``, where it has some, and dotted names."""
+    jobs: tuple[StudyJob, ...]
+    """In the order of the sweep."""
+    command: str
+    """What runs all jobs, and skips those that are done."""
+
+
+@cache
+def study_plan(name: str, scale: str | None = None) -> StudyPlan:
+    """The jobs of ``conf/study/<name>.yaml``.
+
+    Args:
+        name: of the study.
+        scale: default: the study's.
+
+    Raises:
+        ConfigError: there is no such study or scale, or its file cannot be composed.
+    """
+    if name not in groups().get("study", ()):
+        raise ConfigError(unknown("study", name, groups().get("study", ())))
+    fixed = [f"+study={name}", *([f"scale={scale}"] if scale else [])]
+    try:
+        register_resolvers()
+        with composing():
+            composed = compose("config", fixed, return_hydra_config=True)
+        params: Any = OmegaConf.to_container(composed.hydra.sweeper.params or OmegaConf.create({}))
+        lines = expand([parse(f"{key}={value}") for key, value in params.items()], arms_of(name))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(f"conf/study/{name}.yaml cannot be composed: {first_line(error)}") from error
+    if composed.scale not in composed.task.scales:
+        raise ConfigError(unknown("scale", composed.scale, map(str, composed.task.scales)))
+    jobs = tuple(_study_job(line, composed, fixed) for line in lines)
+    varied = dict.fromkeys(key for job in jobs for key in (*(["arm"] if job.arm else []), *job.settings))
+    command = f"python run.py -m {shlex.join(fixed)}"
+    return StudyPlan(name, str(composed.mode), composed.scale, tuple(varied), jobs, command)
+
+
+def _study_job(line: Sequence[str], composed: DictConfig, fixed: Sequence[str]) -> StudyJob:
+    """A job by its overrides. They say all that is asked for, so that nothing has to be composed for each job."""
+    values: dict[str, Any] = {item.key_or_group.lstrip("+"): item.value() for item in map(parse, line)}
+    model, task, arm = (values.pop(name, None) for name in ("model", "task", "arm"))
+    return StudyJob(
+        arm=arm,
+        variant=_label(model) if model else str(composed.model.get("variant") or composed.model.name),
+        task=str(task or composed.task.name),
+        seed=int(values.pop("seed", composed.seed)),
+        settings={key: value for key, value in values.items() if not is_group(key) and not key.startswith("hydra")},
+        overrides=(*fixed, *line),
+    )
+
+
+def _label(choice: str) -> str:
+    """What the results of ``model=<choice>`` are called."""
+    preset: Any = OmegaConf.load(CONF / "model" / f"{choice}.yaml")
+    return str(preset.get("variant") or preset.get("name") or choice)
+
+
+def config_hash(overrides: Sequence[str], source: str, checksum: str, *, precision: str) -> str:
+    """The ``config_hash`` that a job's result has, had it been computed on these data.
+
+    Args:
+        overrides: of the job.
+        source: name of the data's source.
+        checksum: of the data.
+        precision: as the result names it; what ``auto`` means depends on the machine.
+    """
+    with composing():
+        config = composer().config(overrides)
+    if precision == "bf16" and config.trainer.precision == "auto":
+        config = replace(config, trainer=replace(config.trainer, precision="bf16"))
+    return identify(config, MissingSource(name=source, checksum=checksum)).config_hash
+
+
+@cache
+def scaled_down(study: str, scale: str) -> dict[str, dict[str, tuple[Any, Any]]]:
+    """What a study has less of than at paper scale.
+
+    Returns:
+        By task and dotted name: the value, and that of paper scale; empty at paper scale.
+    """
+    found = {}
+    for task in dict.fromkeys(job.task for job in study_plan(study, scale).jobs):
+        with composing():
+            fixed = [f"+study={study}", f"task={task}"]
+            here, paper = (compose("config", [*fixed, f"scale={column}"]) for column in (scale, "paper"))
+        names = [*_SIZES, *(f"task.{key}" for key in here.task if key not in ("scales", "steps"))]
+        pairs = {name: (OmegaConf.select(here, name), OmegaConf.select(paper, name)) for name in names}
+        found[task] = {name: pair for name, pair in pairs.items() if _is_less(*pair)}
+    return found
+
+
+def _is_less(here: Any, paper: Any) -> bool:
+    """Whether a number is smaller, or there is a limit where paper scale has none."""
+    numbers = [value for value in (here, paper) if isinstance(value, int | float) and not isinstance(value, bool)]
+    return here < paper if len(numbers) == 2 else len(numbers) == 1 and paper is None

@@ -1,0 +1,82 @@
+"""Stores and studies for tests: finished runs as the engine leaves them, without training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+#: A study that varies one setting beside model, task and seed.
+STUDY = """# @package _global_
+# python run.py -m +study=widths
+study: widths
+hydra:
+  sweeper:
+    params:
+      model: transformer,luna
+      task: passkey
+      trainer.learning_rate: 1e-3,2e-3
+      seed: 0,1
+"""
+
+
+#: One whose arms are no product of lists.
+ARMS = """# @package _global_
+# python run.py -m +study=curves
+study: curves
+hydra:
+  sweeper:
+    arms:
+      slow: {model: luna, trainer.learning_rate: 0.001}
+      plain: {model: transformer}
+    params:
+      task: passkey
+      seed: 0,1
+"""
+
+
+def write_run(root: Path, **changes: Any) -> Path:
+    """One finished run of ``widths``; returns its folder.
+
+    Args:
+        root: a results folder.
+        **changes: fields of result.json, and ``learning_rate``.
+    """
+    rate = changes.pop("learning_rate", 0.001)
+    labels = {"study": "widths", "model": "luna", "task": "passkey", "scale": "laptop", "seed": 0, **changes}
+    setting = f"{sum(map(ord, labels['model'] + str(rate) + labels['scale'])):010x}"
+    result = {
+        "variant": labels["model"],
+        "config_hash": setting,
+        "data_source": "generated",
+        "data_checksum": "ab",
+        "metric": "exact_match",
+        "larger_is_better": True,
+        "floor/chance": 0.1,
+        "floor/other": 0.3,
+        "test/exact_match": 0.5 + 0.1 * labels["seed"],
+        "test/n": 40,
+        "num_params": 1000,
+        "state_size": 64,
+        "wall_seconds": 12.345678901234,
+        "git_sha": "0123456789abcdef",
+        "torch": "2.13.0",
+        "python": "3.11.7",
+        "hardware": "a machine",
+        "device": "cpu",
+        "precision": "32",
+        "milestones": [[1, 0.5]],
+        "status": "done",
+        **labels,
+    }
+    result.setdefault("run_id", f"{result['config_hash']}-s{result['seed']}")
+    folder = root / "runs" / result["task"] / result["model"] / result["run_id"]
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps(result))
+    (folder / "config.yaml").write_text(f"trainer:\n  learning_rate: {rate}\n")
+    (folder / "slices.csv").write_text("length_blocks,depth,n,exact_match\n2,0.5,20,1.0\n4,0.5,20,0.25\n")
+    rows: list[dict[str, Any]] = [{"step": step, "split": "train", "loss": 1.5} for step in (5, 10)]
+    rows += [{"step": step, "split": "val", "exact_match": step / 10, "attempt": 1, "time": 1.5} for step in (5, 10)]
+    rows += [{"step": 10, "split": "memory", "rms": 0.75, "attempt": 1, "time": 1.5}]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder

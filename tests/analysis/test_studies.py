@@ -1,0 +1,214 @@
+"""Studies as frames: what is committed and what the store holds are one, what is missing is named, nothing is mixed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis.collect import collect, main
+from analysis.studies import Study, load_study
+from experiments import arms, compose, studies
+from experiments.config import REPOSITORY
+from tests.analysis.stores import ARMS, STUDY, write_run
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _studies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A conf/ with one more study."""
+    conf = tmp_path_factory.mktemp("conf") / "conf"
+    shutil.copytree(REPOSITORY / "conf", conf)
+    (conf / "study" / "widths.yaml").write_text(STUDY)
+    (conf / "study" / "curves.yaml").write_text(ARMS)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (arms, compose, studies):
+            patch.setattr(module, "CONF", conf)
+        studies.study_plan.cache_clear()
+        yield
+    studies.study_plan.cache_clear()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """Three of eight jobs are done."""
+    write_run(tmp_path / "store", model="luna", seed=0)
+    write_run(tmp_path / "store", model="luna", seed=1)
+    write_run(tmp_path / "store", model="transformer", seed=0, learning_rate=0.002)
+    return tmp_path / "store"
+
+
+def load(store: Path, **options: object) -> Study:
+    return load_study("widths", root=store, committed=store.parent / "studies", **options)  # type: ignore[arg-type]
+
+
+def test_frames_hold_labels_settings_and_scores(store: Path) -> None:
+    study = load(store)
+    assert study.varied == ("trainer.learning_rate",)
+    rows = study.runs[["variant", "seed", "trainer.learning_rate", "test/exact_match", "floor"]].values.tolist()
+    assert rows == [["luna", 0, 0.001, 0.5, 0.1], ["luna", 1, 0.001, 0.6, 0.1], ["transformer", 0, 0.002, 0.5, 0.1]]
+    assert "milestones" not in study.runs
+    assert "folder" not in study.runs
+    assert len(study.slices) == 6
+    assert set(study.slices["trainer.learning_rate"]) == {0.001, 0.002}
+    assert study.curves[["step", "exact_match"]].values.tolist()[:2] == [[5, 0.5], [10, 1.0]]
+    assert study.memory["rms"].tolist() == [0.75] * 3
+    assert not {"attempt", "time", "split"} & set(study.curves)
+
+
+def test_what_is_missing_is_named_with_its_command(store: Path) -> None:
+    study = load(store)
+    assert study.num_jobs == 8
+    assert study.command == "python run.py -m +study=widths scale=laptop"
+    assert study.missing[["variant", "seed", "trainer.learning_rate"]].values.tolist() == [
+        ["transformer", 0, 0.001],
+        ["transformer", 1, 0.001],
+        ["transformer", 1, 0.002],
+        ["luna", 0, 0.002],
+        ["luna", 1, 0.002],
+    ]
+    command = "python run.py +study=widths scale=laptop model=luna task=passkey trainer.learning_rate=0.002 seed=1"
+    assert study.missing["command"].iloc[-1] == command
+    text = study.describe_missing()
+    assert "transformer on passkey trainer.learning_rate=0.002: 1 of 2 seeds" in text
+    assert "luna on passkey trainer.learning_rate=0.002: 0 of 2 seeds" in text
+    assert "luna on passkey trainer.learning_rate=0.001" not in text
+
+
+def test_committed_files_give_what_the_store_gave(store: Path) -> None:
+    collect("widths", root=store, committed=store.parent / "studies")
+    live, kept = load(store), load(store, live=False)
+    for kind in ("runs", "slices", "curves", "memory", "missing"):
+        pd.testing.assert_frame_equal(getattr(live, kind), getattr(kept, kind))
+
+
+def test_collecting_twice_changes_nothing_and_a_new_run_adds_lines_only(store: Path) -> None:
+    folder = store.parent / "studies"
+    collect("widths", root=store, committed=folder)
+    before = {path.name: path.read_text() for path in (folder / "widths").iterdir()}
+    assert set(before) == {"runs.csv", "slices.csv", "curves.csv", "memory.csv"}
+    collect("widths", root=store, committed=folder)
+    assert before == {path.name: path.read_text() for path in (folder / "widths").iterdir()}
+    write_run(store, model="luna", seed=0, learning_rate=0.002)
+    collect("widths", root=store, committed=folder)
+    for name, text in before.items():
+        assert set(text.splitlines()) < set((folder / "widths" / name).read_text().splitlines()), name
+
+
+def test_rows_that_the_store_has_no_more_are_kept_and_the_store_wins(store: Path) -> None:
+    collect("widths", root=store, committed=store.parent / "studies")
+    shutil.rmtree(store / "runs")
+    write_run(store, model="luna", seed=0, **{"test/exact_match": 0.125})
+    lines = collect("widths", root=store, committed=store.parent / "studies")
+    assert lines[-1] == "1 runs from the store, 2 kept that it has not"
+    study = load(store, live=False)
+    assert study.runs["test/exact_match"].tolist() == [0.125, 0.6, 0.5]
+    assert len(study.slices) == 6
+
+
+def test_what_is_dropped_is_asked_for_and_named(store: Path) -> None:
+    committed = store.parent / "studies"
+    gone = collect("widths", root=store, committed=committed)
+    run_id = load(store).runs["run_id"].iloc[1]
+    lines = collect("widths", root=store, committed=committed, drop=[run_id])
+    assert lines[0] == f"left out {run_id}"
+    assert run_id not in set(load(store, live=False).curves["run_id"])
+    with pytest.raises(ValueError, match="--drop zz: no run_id or config_hash"):
+        collect("widths", root=store, committed=committed, drop=["zz"])
+    assert gone
+
+
+def test_scales_do_not_mix(store: Path) -> None:
+    write_run(store, model="luna", seed=0, scale="smoke")
+    with pytest.raises(ValueError, match=r"study widths has runs of several scales \(laptop, smoke\): name one"):
+        load(store)
+    assert len(load(store, scale="smoke").runs) == 1
+    assert len(load(store, scale="laptop").runs) == 3
+    assert load(store, scale="smoke").command == "python run.py -m +study=widths scale=smoke"
+
+
+def test_data_and_versions_do_not_mix(store: Path) -> None:
+    folder = write_run(store, model="luna", seed=3, data_source="standin-x")
+    with pytest.raises(ValueError, match=r"passkey: runs on several data sources \(generated, standin-x\)"):
+        load(store)
+    shutil.rmtree(folder)
+    write_run(store, model="luna", seed=3, config_hash="12e4567890")
+    with pytest.raises(ValueError, match=r"luna on passkey: runs of several versions \(config_hash .*12e4567890"):
+        load(store)
+
+
+def test_a_mistake_is_one_line(store: Path) -> None:
+    with pytest.raises(ValueError, match="unknown study 'width': did you mean 'widths'"):
+        load_study("width")
+    with pytest.raises(ValueError, match="unknown scale 'huge'"):
+        load(store, scale="huge")
+    with pytest.raises(ValueError, match="study efficiency measures speed and has no runs"):
+        load_study("efficiency")
+    with pytest.raises(ValueError, match="nowhere is no folder"):
+        load(store / "nowhere")
+
+
+@pytest.mark.parametrize("ending", ["x,y\n", "x", ""])
+def test_torn_files_are_refused(store: Path, ending: str) -> None:
+    collect("widths", root=store, committed=store.parent / "studies")
+    path = store.parent / "studies" / "widths" / "runs.csv"
+    path.write_text(path.read_text() + ending if ending else "")
+    with pytest.raises(ValueError, match=r"runs\.csv is torn"):
+        load(store)
+
+
+def test_a_torn_result_is_refused(store: Path) -> None:
+    next(store.rglob("result.json")).write_text('{"task"')
+    with pytest.raises(ValueError, match="is torn"):
+        load(store)
+
+
+def test_a_run_of_another_study_counts_when_it_is_the_same_run(store: Path) -> None:
+    job = next(job for job in studies.study_plan("widths").jobs if job.variant == "luna" and job.seed == 1)
+    twin = studies.study_plan("widths").jobs[2]
+    assert (twin.variant, twin.settings) == ("transformer", {"trainer.learning_rate": 0.002})
+    same = studies.config_hash(twin.overrides, "generated", "ab", precision="32")
+    shutil.rmtree(store / "runs" / "passkey" / "transformer")
+    write_run(store, study="other", model="transformer", seed=0, learning_rate=0.002, config_hash=same)
+    write_run(store, study=None, model="luna", seed=job.seed, learning_rate=0.002, config_hash="ffff")
+    runs = load(store).runs
+    assert runs["variant"].tolist() == ["luna", "luna", "transformer"]
+    assert runs["study"].tolist() == ["widths", "widths", "other"]
+
+
+def test_an_empty_store_is_a_study_that_lacks_everything(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    study = load(tmp_path / "store")
+    assert study.runs.empty
+    assert study.slices.empty
+    assert len(study.missing) == study.num_jobs == 8
+
+
+def test_the_command_says_what_it_did(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("analysis.studies.STUDIES", store.parent / "studies")
+    assert main(["widths", "--root", str(store)]) == 0
+    shown = capsys.readouterr().out
+    assert "wrote widths/runs.csv: 3 rows" in shown
+    assert "missing: transformer on passkey" in shown
+    assert shown.endswith("run python run.py -m +study=widths scale=laptop\n")
+    assert main(["nothing"]) == 2
+    assert capsys.readouterr().err.startswith("error: unknown study 'nothing'")
+
+
+def test_an_arm_names_its_own_settings_alone(tmp_path: Path) -> None:
+    write_run(tmp_path, study="curves", arm="slow", model="luna", seed=0, learning_rate=0.001)
+    write_run(tmp_path, study="curves", arm="plain", model="transformer", seed=1)
+    study = load_study("curves", root=tmp_path, committed=tmp_path / "none")
+    assert study.varied == ("arm", "trainer.learning_rate")
+    rows = study.runs[["arm", "variant", "seed"]].values.tolist()
+    assert rows == [["slow", "luna", 0], ["plain", "transformer", 1]]
+    assert study.runs["trainer.learning_rate"].tolist()[0] == 0.001
+    assert pd.isna(study.runs["trainer.learning_rate"].tolist()[1]), "the arm leaves it as it is"
+    assert study.missing[["arm", "seed"]].values.tolist() == [["slow", 1], ["plain", 0]]
+    assert "arm=slow" in study.missing["command"][0]
+    assert "luna on passkey" in study.describe_missing()
+    assert "1 of 2 seeds" in study.describe_missing()
