@@ -11,7 +11,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +81,9 @@ def composing() -> Iterator[None]:
         yield
 
 
+@lru_cache(maxsize=1 << 14)
 def parse(text: str) -> Override:
-    """An override as Hydra's grammar reads it."""
+    """An override as Hydra's grammar reads it; kept, as the jobs of a sweep are made of few texts."""
     return OverridesParser.create().parse_override(text)
 
 

@@ -448,6 +448,25 @@ def build_model(config: RunConfig, task: Task) -> Model:
     )
 
 
+def outline_model(config: RunConfig, task: Task) -> Model:
+    """The model of a run without its numbers: sizes and mistakes cost no memory.
+
+    Drawing first weights is left out: for weights without numbers, torch would load its compiler first, for seconds.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class Undrawn(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = kwargs or {}
+            if getattr(func, "__module__", None) == "torch.nn.init":
+                return kwargs["tensor"] if "tensor" in kwargs else args[0]
+            return func(*args, **kwargs)
+
+    with torch.device("meta"), Undrawn():
+        return build_model(config, task)
+
+
 def typed(cls: type, values: Mapping[str, Any], key: str) -> Any:
     """An instance of dataclass ``cls`` from plain values, every key and type checked.
 

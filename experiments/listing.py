@@ -8,11 +8,10 @@ import sys
 from itertools import takewhile
 from typing import Any, cast
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from experiments.config import RunConfig, build_model, build_run_config, build_task
+from experiments.config import RunConfig, build_run_config, build_task, outline_model
 from experiments.errors import ConfigError
 from experiments.preflight import CONF, groups
 from experiments.table import print_columns
@@ -86,8 +85,7 @@ def _sizes(composed: DictConfig) -> tuple[str, str]:
     try:
         config: RunConfig = build_run_config(composed)
         task = build_task(config)
-        with torch.device("meta"):
-            model = build_model(config, task)
+        model = outline_model(config, task)
     except (ConfigError, ValueError):  # not every variant plays on every task
         return "-", "-"
     return f"{model.num_parameters():,}", f"{model.state_size(task.max_len):,}"

@@ -14,9 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-
-from experiments.config import RunConfig, build_model, build_task, find_data, to_plain
+from experiments.config import RunConfig, build_task, find_data, outline_model, to_plain
 from experiments.errors import ConfigError, ExitCode, StoreError, first_line
 from experiments.estimates import History, Kind, bytes_below, checkpoint_bytes, makespan
 from experiments.hardware import Hardware
@@ -122,8 +120,7 @@ class _Planner:
         key = _key(config, "model", "backbone", "task")
         if key not in self._sizes:
             task = build_task(config)
-            with torch.device("meta"):
-                model = build_model(config, task)
+            model = outline_model(config, task)
             self._sizes[key] = model.num_parameters(), model.state_size(task.max_len)
         return self._sizes[key]
 

@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.arms import choose, complete, expand, read_arms
 from experiments.compose import CONF, composer, composing, groups, keys, parse
-from experiments.config import RunConfig, build_model, build_task, register_resolvers
+from experiments.config import RunConfig, build_task, outline_model, register_resolvers
 from experiments.errors import ConfigError, explain_os_error, first_line, unknown
 from experiments.space import assignment, domains
 from experiments.store import MissingSource, identify
@@ -99,12 +99,9 @@ def check_run(config: RunConfig) -> None:
     Raises:
         ConfigError: the one-line message of whoever refused.
     """
-    import torch
-
     try:
         task = build_task(config)
-        with torch.device("meta"):
-            build_model(config, task)
+        outline_model(config, task)
     except ValueError as error:
         raise ConfigError(first_line(error)) from error
     if config.backbone.positions in ("learned", "both") and (task.longest_test or 0) > task.max_len:
