@@ -119,7 +119,7 @@ def test_a_model_is_built_and_data_are_found_once_for_all_seeds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: Counter[str] = Counter()
-    for name in ("build_model", "find_data"):
+    for name in ("outline_model", "find_data"):
         original = getattr(plan, name)
 
         def counted(*given: Any, name: str = name, original: Any = original) -> Any:
@@ -133,7 +133,7 @@ def test_a_model_is_built_and_data_are_found_once_for_all_seeds(
         for seed in range(3)
     ]
     planned(jobs, capsys)
-    assert calls == {"build_model": 2, "find_data": 1}
+    assert calls == {"outline_model": 2, "find_data": 1}
 
 
 def test_a_thousand_runs_are_read_once_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
