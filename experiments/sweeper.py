@@ -26,7 +26,12 @@ class GridSweeper(BasicSweeper):
     def __init__(
         self, max_batch_size: int | None, params: dict[str, str] | None = None, arms: Mapping[str, Any] | None = None
     ) -> None:
-        super().__init__(max_batch_size, params)
+        # What Hydra's own does, which would look for itself by name, and find the class that replaced it.
+        self.overrides = None
+        self.batch_index = 0
+        self.max_batch_size = max_batch_size
+        self.params = params or {}
+        self.hydra_context = self.config = self.launcher = None
         self.arms = read_arms(arms)
 
     def split_arguments(  # type: ignore[override]  # Hydra's is static, and called on the instance
