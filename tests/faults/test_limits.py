@@ -29,12 +29,12 @@ def statuses(root: Path) -> list[str]:
 def limit_memory(number: int) -> None:
     """The second job gets hardly more memory than it has."""
     if number == 2:
-        limit = psutil.Process().memory_info().vms + (32 << 20)
+        limit = psutil.Process().memory_info().vms + (256 << 20)
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 #: A step that does not fit into what :func:`limit_memory` leaves, unless it is taken in pieces.
-LARGE = ("trainer.batch_size=4096", "trainer.steps=1", "trainer.val_every=1", "trainer.warmup_steps=0")
+LARGE = ("trainer.batch_size=32768", "trainer.steps=1", "trainer.val_every=1", "trainer.warmup_steps=0")
 
 
 def test_a_step_that_does_not_fit_is_taken_in_pieces(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_a_step_that_does_not_fit_is_taken_in_pieces(tmp_path: Path) -> None:
     configs = [small(tmp_path, f"seed={seed}", *(LARGE if seed == 1 else ())) for seed in (0, 1, 2)]
     done = apart(tmp_path / "printed.txt", sweep, configs, limit_memory)
     assert done.code == ExitCode.OK
-    assert ((folder_of(configs[1]).result() or {})["micro_batch_size"]) < 4096
+    assert ((folder_of(configs[1]).result() or {})["micro_batch_size"]) < 32768
 
 
 def test_a_job_without_memory_is_told_as_that_and_the_others_go_on(tmp_path: Path) -> None:
