@@ -16,6 +16,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import sys
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -86,13 +87,13 @@ class SweepLauncher(Launcher):
             raise SystemExit(ExitCode.USER_ERROR) from error
         raise SystemExit(run_sweep(jobs, engine, folder))
 
+    @abstractmethod
     def engine(self, configs: Sequence[RunConfig], folder: Path) -> Engine:
         """The engine for these jobs.
 
         Raises:
             ConfigError: it cannot be had here.
         """
-        raise NotImplementedError
 
     def places(self, configs: Sequence[RunConfig]) -> int | None:
         """How many of these jobs would run at a time, where that can be known; for a plan."""
