@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,33 +23,18 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from experiments.config import StoreConfig
+from experiments.intervals import LEVEL as LEVEL
+from experiments.intervals import bootstrap as bootstrap
+from experiments.intervals import wilson as wilson
 
 if TYPE_CHECKING:
     from experiments.studies import StudyJob, StudyPlan
-
-LEVEL = 0.95
-_Z = 1.959964  # the normal distribution's two-sided 95 % point
-_DRAWS = 10_000
 
 #: Columns of a result that are put beside each slice, so that slices can be grouped alone.
 _LABELS = ("run_id", "config_hash", "study", "arm", "model", "variant", "task", "scale", "seed", "data_source")
 
 #: One of these is in every run's folder.
 _RUN_FILES = ("result.json", "status.json", "lock")
-
-
-def wilson(share: float, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval for a share of ``n`` independent examples (Wilson 1927)."""
-    centre = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-    half = _Z / (1 + _Z**2 / n) * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def bootstrap(values: Sequence[float]) -> tuple[float, float]:
-    """Percentile bootstrap of the mean, 95 %; the draws are the same each time."""
-    draws = np.random.default_rng(0).choice(np.asarray(values, dtype=float), size=(_DRAWS, len(values)))
-    low, high = np.quantile(draws.mean(axis=1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
 
 
 def load_results(root: str | os.PathLike[str] | None = None, *, strict: bool = False) -> pd.DataFrame:

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.intervals import bootstrap, wilson
 from experiments.progress import clock_time
 from experiments.redact import redact
-from experiments.results import bootstrap, wilson
 from experiments.store import RunFolder
 
 
