@@ -15,7 +15,7 @@ from experiments.job import dispatch
 from experiments.launcher import register_launchers
 from experiments.preflight import as_sweep, check_command_line, is_job_of_sweep, quoted
 from experiments.redact import redact
-from experiments.sweep import follow_parent
+from experiments.sweep_job import follow_parent
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.studies import live_tables, load_study, merge, read_study, write_study
+from analysis.studies import live_tables, load_study
+from analysis.study_files import merge, read_study, write_study
 from experiments.results import load_jobs
 
 

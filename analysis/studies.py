@@ -19,49 +19,19 @@ is written the same whatever other rows there are, so that a new run adds lines 
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from analysis.study_files import FIRST, KEYS, LABELS, as_text, cell_text, merge, read_study, typed_table
 from experiments.results import find_same, load_config, load_curves, load_jobs, load_results, load_slices
 
 if TYPE_CHECKING:
     from experiments.results import StudyJob, StudyPlan
-
-STUDIES = Path(__file__).resolve().parents[1] / "results" / "studies"
-
-#: What names a row of each file.
-KEYS = {
-    "runs": ("task", "variant", "seed", "run_id"),
-    "slices": ("run_id",),
-    "curves": ("run_id", "step"),
-    "memory": ("run_id", "step"),
-}
-
-#: Columns of runs.csv that come first; then the settings that the study varies, then all others by name.
-FIRST = (
-    *("run_id", "study", "arm", "model", "variant", "task", "scale", "seed"),
-    *("data_source", "metric", "larger_is_better"),
-)
-#: Put beside slices, curves and memory.
-LABELS = ("study", "model", "variant", "task", "scale", "seed", "data_source")
-
-#: Never numbers, even where all of a column look like one: ``12e4567890`` is a hash.
-_TEXT = frozenset(
-    (*FIRST, "config_hash", "data_checksum", "git_sha", "torch", "python", "hardware", "device", "precision", "status")
-) - {"seed", "larger_is_better"}
-
-#: Of load_slices and load_curves: what runs.csv holds, and what is different each time.
-_NOT_KEPT = frozenset((*LABELS, "arm", "config_hash", "folder", "split", "attempt", "time"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +105,7 @@ def load_study(
     tables = read_study(name, committed)
     if live:
         tables = merge(tables, live_tables(plan if scale else name, root))
-    runs = _typed(tables["runs"])
+    runs = typed_table(tables["runs"])
     if scale is None:
         plan = load_jobs(name, scale=_only_scale(name, runs, plan.scale))
     if len(runs):
@@ -143,7 +113,7 @@ def load_study(
         runs = runs.reindex(columns=list(dict.fromkeys([*runs, *plan.varied])))
     refuse_mixed(runs, plan.varied)
     labels = runs.reindex(columns=["run_id", *LABELS, *plan.varied])
-    slices, curves, memory = (_labelled(_typed(tables[kind]), labels) for kind in ("slices", "curves", "memory"))
+    slices, curves, memory = (_labelled(typed_table(tables[kind]), labels) for kind in ("slices", "curves", "memory"))
     missing, size = _missing(plan, runs), len(plan.jobs)
     return Study(name, plan.scale, runs, slices, curves, memory, missing, plan.command, plan.varied, size)
 
@@ -176,22 +146,6 @@ def refuse_mixed(runs: pd.DataFrame, varied: Sequence[str] = ()) -> None:
                 "move the run folders of one away, or leave them out of the committed files with "
                 "python -m analysis.collect <study> --drop <config_hash>"
             )
-
-
-def read_study(name: str, committed: Path | None = None) -> dict[str, pd.DataFrame]:
-    """The committed files of a study, every cell as text; empty frames where there are none.
-
-    Raises:
-        ValueError: names the file and the line that is torn.
-    """
-    folder = (committed or STUDIES) / name
-    tables = {kind: _read_csv(folder / f"{kind}.csv") for kind in KEYS}
-    known = set(tables["runs"].get("run_id", ()))
-    for kind in ("slices", "curves", "memory"):
-        strange = set(tables[kind].get("run_id", ())) - known
-        if strange:
-            raise ValueError(f"{folder / kind}.csv: no row of runs.csv is {sorted(strange)[0]}: one of them is torn")
-    return tables
 
 
 def live_tables(study: str | StudyPlan, root: str | os.PathLike[str] | None = None) -> dict[str, pd.DataFrame]:
@@ -231,35 +185,7 @@ def live_tables(study: str | StudyPlan, root: str | os.PathLike[str] | None = No
         "curves": load_curves(runs, "val"),
         "memory": load_curves(runs, "memory"),
     }
-    return {kind: _as_text(frame, kind) for kind, frame in frames.items()}
-
-
-def merge(kept: Mapping[str, pd.DataFrame], new: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Files of a study with the rows of some runs replaced or added; all other rows stay."""
-    ids = set(new["runs"].get("run_id", ()))
-    tables = {}
-    for kind, old in kept.items():
-        stays = old[~old["run_id"].isin(ids)] if len(old) else old
-        parts = [part for part in (stays, new[kind]) if len(part)]
-        tables[kind] = _ordered(pd.concat(parts).fillna(""), kind) if parts else pd.DataFrame()
-    return tables
-
-
-def write_study(name: str, tables: Mapping[str, pd.DataFrame], committed: Path | None = None) -> list[Path]:
-    """Writes the committed files; what has no rows gets no file. Returns those written."""
-    folder = (committed or STUDIES) / name
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for kind, table in tables.items():
-        path = folder / f"{kind}.csv"
-        if len(table):
-            temporary = path.with_suffix(".tmp")
-            table.to_csv(temporary, index=False, lineterminator="\n")
-            temporary.replace(path)
-            paths.append(path)
-        else:
-            path.unlink(missing_ok=True)
-    return paths
+    return {kind: as_text(frame, kind) for kind, frame in frames.items()}
 
 
 def _only_scale(name: str, runs: pd.DataFrame, default: str) -> str:
@@ -282,7 +208,7 @@ def _missing(plan: StudyPlan, runs: pd.DataFrame) -> pd.DataFrame:
     """Jobs without a run, as a frame."""
     rows = []
     for job in _unmatched(plan, runs):
-        settings = {key: _cell(value) if isinstance(value, list) else value for key, value in job.settings.items()}
+        settings = {key: cell_text(value) if isinstance(value, list) else value for key, value in job.settings.items()}
         labels = {"variant": job.variant, "task": job.task, "seed": job.seed, "arm": job.arm}
         rows.append({**labels, **settings, "command": job.command})
     return pd.DataFrame(rows, columns=["variant", "task", "seed", *plan.varied, "command"])
@@ -292,13 +218,13 @@ def _unmatched(plan: StudyPlan, runs: pd.DataFrame) -> list[Any]:
     """Jobs that no run is labelled as: of the same arm, and of the settings that the job names."""
     done: dict[tuple[str, ...], list[dict[str, str]]] = {}
     for row in runs.reindex(columns=["variant", "task", "seed", *plan.varied]).to_dict("records"):
-        cells = {str(name): _cell(value) for name, value in row.items()}
+        cells = {str(name): cell_text(value) for name, value in row.items()}
         done.setdefault((cells["variant"], cells["task"], cells["seed"]), []).append(cells)
 
     def is_done(job: StudyJob) -> bool:
         wanted = {**job.settings, **({"arm": job.arm} if job.arm else {})}
-        found = done.get((job.variant, job.task, _cell(job.seed)), [])
-        return any(all(cells[name] == _cell(value) for name, value in wanted.items()) for cells in found)
+        found = done.get((job.variant, job.task, cell_text(job.seed)), [])
+        return any(all(cells[name] == cell_text(value) for name, value in wanted.items()) for cells in found)
 
     return [job for job in plan.jobs if not is_done(job)]
 
@@ -311,7 +237,7 @@ def _settings(runs: pd.DataFrame, varied: Sequence[str]) -> pd.DataFrame:
     found = {}
     for label, rows in runs.groupby("config_hash"):
         config = load_config(rows["folder"].iloc[0])
-        found[label] = [_cell(_select(config, name)) for name in varied]
+        found[label] = [cell_text(_select(config, name)) for name in varied]
     return pd.DataFrame([found[label] for label in runs["config_hash"]], index=runs.index, columns=list(varied))
 
 
@@ -336,90 +262,6 @@ def _columns(runs: pd.DataFrame, varied: Sequence[str]) -> list[str]:
     return [*head, *sorted(set(single) - set(head) - {"folder"})]
 
 
-def _as_text(frame: pd.DataFrame, kind: str) -> pd.DataFrame:
-    if frame.empty:
-        return pd.DataFrame()
-    if kind != "runs":
-        frame = frame[[name for name in frame if name == "run_id" or name not in _NOT_KEPT]]
-        frame = frame[["run_id", *(name for name in frame if name != "run_id")]]
-    cells = {name: [_cell(value) for value in values] for name, values in frame.items()}
-    return _ordered(pd.DataFrame(cells, dtype=object), kind)
-
-
-def _cell(value: Any) -> str:
-    """A value as it stands in a file; whole numbers without a point, so that a column may gain gaps."""
-    if value is None or isinstance(value, str):
-        return value or ""
-    if isinstance(value, list | tuple | dict):
-        return json.dumps(value)
-    if isinstance(value, bool) or type(value).__name__ == "bool":
-        return "true" if value else "false"
-    if isinstance(value, Integral):
-        return str(int(value))
-    if isinstance(value, Real):
-        number = float(value)
-        return "" if math.isnan(number) else str(int(number)) if number.is_integer() else repr(number)
-    return str(value)
-
-
-def _ordered(table: pd.DataFrame, kind: str) -> pd.DataFrame:
-    """Rows and columns in the one order of a file."""
-    if kind == "runs":
-        rest = sorted(set(map(str, table)) - set(FIRST))
-        settings = [name for name in rest if "." in name.partition("/")[0] and "@" not in name]
-        head = [name for name in FIRST if name in table]
-        table = table[[*head, *settings, *(name for name in rest if name not in settings)]]
-    keys = [_sortable(table[name]) for name in KEYS[kind] if name in table]
-    order = sorted(range(len(table)), key=lambda row: tuple(key[row] for key in keys))
-    return table.iloc[order].reset_index(drop=True)
-
-
-def _sortable(cells: pd.Series) -> list[tuple[float, str]]:
-    return [(float(cell), "") if cell.isdigit() else (-1.0, cell) for cell in cells]
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    """Every cell as text.
-
-    Raises:
-        ValueError: a line has not as many cells as the header, or the last one is cut off.
-    """
-    if not path.is_file():
-        return pd.DataFrame()
-    text = path.read_text(encoding="utf-8")
-    lines = csv.reader(io.StringIO(text), strict=True)
-    try:
-        header = next(lines, [])
-        rows = list(lines)
-        for number, row in enumerate(rows, start=2):
-            if len(row) != len(header):
-                raise ValueError(f"line {number} has {len(row)} cells, its header {len(header)}")
-        if not text.endswith("\n") or "run_id" not in header:
-            raise ValueError("it does not end with a whole line" if header else "it is empty")
-    except (csv.Error, ValueError) as error:
-        advice = "restore it (git checkout), or collect it again"
-        raise ValueError(f"{path} is torn ({error}): {advice}") from None
-    return pd.DataFrame(rows, columns=header, dtype=object)
-
-
-def _typed(table: pd.DataFrame) -> pd.DataFrame:
-    """Numbers and truth values out of text; a column is what all its cells are."""
-    return pd.DataFrame({name: _typed_column(str(name), cells) for name, cells in table.items()})
-
-
-def _typed_column(name: str, cells: pd.Series) -> pd.Series:
-    full = cells[cells != ""]
-    if name in _TEXT or full.empty:
-        return cells.where(cells != "", None)
-    if full.isin(["true", "false"]).all():
-        flags = cells.map({"true": True, "false": False})
-        return flags.astype(bool) if len(full) == len(cells) else flags
-    try:
-        return pd.to_numeric(cells.where(cells != "", None))
-    except ValueError:
-        return cells.where(cells != "", None)
-
-
 def _labelled(table: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
     """Rows of the runs at hand, beside what runs.csv says of these."""
     if table.empty:
@@ -428,4 +270,4 @@ def _labelled(table: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
 
 
 def _arm_key(key: Any) -> tuple[str, ...]:
-    return tuple(_cell(part) for part in key) if isinstance(key, tuple) else (_cell(key),)
+    return tuple(cell_text(part) for part in key) if isinstance(key, tuple) else (cell_text(key),)

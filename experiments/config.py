@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, ValidationError
+from omegaconf.errors import OmegaConfBaseException
 
 from experiments.errors import ConfigError, first_line, unknown
 from experiments.space import read_space
+from experiments.typed import refuse_unknown, typed
 
 if TYPE_CHECKING:
     from data.base import Source, Task
@@ -376,7 +377,7 @@ def build_run_config(composed: DictConfig | Mapping[str, Any]) -> RunConfig:
     values = _resolved(composed)
     for name in ("size", "tuned"):  # tables that other values are taken from
         values.pop(name, None)
-    _refuse_unknown(values, [item.name for item in fields(RunConfig)], "")
+    refuse_unknown(values, [item.name for item in fields(RunConfig)], "")
     built = {name: _built(name, _section(values, name)) for name in _SECTIONS}
     rest = _built("", {key: value for key, value in values.items() if key not in _SECTIONS})
     try:
@@ -465,29 +466,6 @@ def outline_model(config: RunConfig, task: Task) -> Model:
 
     with torch.device("meta"), Undrawn():
         return build_model(config, task)
-
-
-def typed(cls: type, values: Mapping[str, Any], key: str) -> Any:
-    """An instance of dataclass ``cls`` from plain values, every key and type checked.
-
-    Args:
-        cls: the dataclass.
-        values: field names and values.
-        key: dotted name of the section, for messages.
-    """
-    _refuse_unknown(values, [item.name for item in fields(cls)], key)
-    for item in fields(cls):  # OmegaConf would take any number for a truth value
-        if item.type in (bool, "bool") and not isinstance(values.get(item.name, True), bool):
-            raise ConfigError(f"{_join(key, item.name)}={values[item.name]!r}: expected {_TYPE_WORDS['bool']}")
-    try:
-        schema = OmegaConf.structured(cls)
-        return OmegaConf.to_object(OmegaConf.merge(schema, dict(values)))
-    except MissingMandatoryValue as error:
-        raise ConfigError(f"{_join(key, error.full_key)} is not set") from error
-    except ValidationError as error:
-        raise ConfigError(_explain_type(cls, values, key, error)) from error
-    except (OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(first_line(error)) from error
 
 
 @dataclass(frozen=True)
@@ -595,37 +573,6 @@ def _section(values: dict[str, Any], name: str) -> dict[str, Any]:
     if not isinstance(section, dict):
         raise ConfigError(f"{name}={section}: is a section; set one of its keys, such as {name}.<key>=<value>")
     return dict(section)
-
-
-def _refuse_unknown(values: Mapping[str, Any], known: list[str], section: str) -> None:
-    for name in values:
-        if name not in known:
-            kind = f"key in {section}" if section else "key"
-            raise ConfigError(unknown(kind, str(name), known))
-
-
-def _explain_type(cls: type, values: Mapping[str, Any], section: str, error: OmegaConfBaseException) -> str:
-    """Turns OmegaConf's "could not be converted" into the key, the value and the type that was wanted."""
-    name = str(error.full_key or "")
-    top = name.split(".")[0].split("[")[0]
-    wanted = next((item.type for item in fields(cls) if item.name == top), "another type")
-    wanted = wanted if isinstance(wanted, str) else getattr(wanted, "__name__", str(wanted))
-    return f"{_join(section, name)}={values.get(top)!r}: expected {_TYPE_WORDS.get(wanted, wanted)}"
-
-
-_TYPE_WORDS = {
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "str": "a word",
-    "float | None": "a number or null",
-    "int | None": "a whole number or null",
-    "str | None": "a word or null",
-}
-
-
-def _join(section: str, name: Any) -> str:
-    return f"{section}.{name}" if section else str(name)
 
 
 def _shallow(instance: Any) -> dict[str, Any]:

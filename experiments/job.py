@@ -36,18 +36,11 @@ from experiments.errors import (
     first_line,
     is_out_of_memory,
 )
+from experiments.identity import MissingSource, Source, identify
 from experiments.interrupts import not_listening, raising_interrupted
 from experiments.preflight import check_run, is_job_of_sweep
 from experiments.redact import redact
-from experiments.store import (
-    MissingSource,
-    RunFolder,
-    Source,
-    find_run,
-    identify,
-    run_folder,
-    write_atomically,
-)
+from experiments.store import RunFolder, find_run, run_folder, write_atomically
 
 Train = Callable[[RunConfig, RunFolder], dict[str, Any]]
 

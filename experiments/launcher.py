@@ -33,7 +33,8 @@ from experiments.compose import composer, composing
 from experiments.config import RunConfig
 from experiments.errors import ConfigError, ExitCode
 from experiments.redact import redact, redact_file
-from experiments.sweep import Job, run_sweep, varied_settings
+from experiments.sweep import run_sweep
+from experiments.sweep_job import Job, varied_settings
 
 if TYPE_CHECKING:
     from experiments.engines import Engine

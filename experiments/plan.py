@@ -23,7 +23,7 @@ from experiments.store import RunFolder, run_folder
 from experiments.table import print_columns, size_text
 
 if TYPE_CHECKING:
-    from experiments.store import Source
+    from experiments.identity import Source
 
 HEADER = ["variant", "task", "data", "settings", "seed", "steps"]
 HEADER += ["parameters", "state size", "time", "disk", "what would happen", "run"]

@@ -24,8 +24,8 @@ from experiments.arms import choose, complete, expand, read_arms
 from experiments.compose import CONF, composer, composing, groups, keys, parse
 from experiments.config import RunConfig, build_task, outline_model, register_resolvers
 from experiments.errors import ConfigError, explain_os_error, first_line, unknown
+from experiments.identity import MissingSource, identify
 from experiments.space import assignment, domains
-from experiments.store import MissingSource, identify
 
 #: Bytes that a sweep needs at least: Hydra's record of it, the table and logs.
 _ROOM = 1 << 18

@@ -28,8 +28,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from experiments.compose import composer, parse
 from experiments.config import RunConfig, build_task
+from experiments.identity import HASH_DIGITS, Source, identify
 from experiments.space import Domain, Value, assignment, domains, is_number
-from experiments.store import HASH_DIGITS, Source, identify
 
 #: Random trials before the sampler draws near what did well.
 _STARTUP_TRIALS = 5

@@ -198,7 +198,7 @@ def configured(config: RunConfig, key: str) -> Value:
     Raises:
         ConfigError: there is no such setting, or it changes no number.
     """
-    from experiments.store import WITHOUT_EFFECT
+    from experiments.identity import WITHOUT_EFFECT
 
     section, _, name = key.partition(".")
     values = config.model.options if section == "model" else getattr(config, section)

@@ -1,4 +1,4 @@
-"""Runs on disk: what makes a run that run, and the folder that holds everything known about it.
+"""Runs on disk: the folder that holds everything known about one (identity.py says which run that is).
 
     results/runs/<task>/<model>/<hash>-s<seed>/
         config.yaml      the resolved settings          result.json    flat, atomic, written last: there = done
@@ -24,60 +24,16 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Protocol
+from typing import IO, Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from data.options import identifying
 from experiments.config import RunConfig, build_run_config, to_plain
 from experiments.errors import ConfigError, LockedError, StoreError, first_line
+from experiments.identity import Source, identify
 from experiments.redact import redact, redacted
 
-HASH_DIGITS = 10
 STATES = ("running", "done", "failed", "interrupted", "out_of_memory")
-
-#: Trainer settings that say where and how a run works, not what comes out.
-WITHOUT_EFFECT = (
-    "device",
-    "devices",  # what they change is how many parts there are, if nothing else says so
-    "threads",
-    "log_every",
-    "checkpoint_every",
-    "num_workers",
-    "progress",
-    "compile",
-    "recompute",
-    "auto_micro_batch",  # on another machine, the same run may fit; its numbers differ in sums' order and in draws
-)
-
-
-class Source(Protocol):
-    """What is needed of ``data.base.Source``."""
-
-    @property
-    def name(self) -> str:
-        """Short name of the data set's origin."""
-
-    @property
-    def checksum(self) -> str:
-        """Digest of its content."""
-
-    @property
-    def detail(self) -> str:
-        """One line: where it was found, and how to get the official data."""
-
-    @property
-    def is_standin(self) -> bool:
-        """Whether it only stands in for what the task is about; its name then begins with ``standin-``."""
-
-
-class MissingSource(NamedTuple):
-    """Stands for the data in the identity of a run whose data could not be found."""
-
-    name: str = "unavailable"
-    checksum: str = ""
-    detail: str = ""
-    is_standin: bool = False
 
 
 class Reading(NamedTuple):
@@ -89,47 +45,6 @@ class Reading(NamedTuple):
     """status.json; empty where there is none."""
     result: dict[str, Any] | None
     """result.json; None without one."""
-
-
-class Identity(NamedTuple):
-    """What a run is."""
-
-    hash: str
-    """Digest of everything that can change its numbers."""
-    config_hash: str
-    """The same without the seed: equal for the seeds of one setting."""
-    run_id: str
-    """``<hash>-s<seed>``: name of its folder, and its id in W&B."""
-
-
-def identify(config: RunConfig, source: Source) -> Identity:
-    """The identity of a run: settings, seed and data; not where it runs, logs or looks for data."""
-    plain = to_plain(config)
-    trainer = {key: value for key, value in plain["trainer"].items() if key not in WITHOUT_EFFECT}
-    trainer["precision"] = _precision(config)
-    trainer["accumulate"] = config.trainer.parts
-    model = {key: value for key, value in plain["model"].items() if key != "variant"}
-    settings = {
-        "model": model,
-        "backbone": plain["backbone"],
-        "task": {"name": config.task.name, **identifying(config.task.options)},
-        "trainer": trainer,
-        "data": {"source": source.name, "checksum": source.checksum},
-    }
-    digest = _digest({**settings, "seed": config.seed})
-    return Identity(digest, _digest(settings), f"{digest}-s{config.seed}")
-
-
-def _precision(config: RunConfig) -> str:
-    """What ``auto`` means on this machine, where that is not float32: a run in bfloat16 is another run."""
-    trainer = config.trainer
-    if trainer.precision != "auto" or trainer.device in ("cpu", "mps"):
-        return trainer.precision
-    import torch  # slow, and not needed for most of what this file does
-
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else "auto"
-    return "bf16" if trainer.device == "cuda" else "auto"  # a machine without GPU may name a run for one that has it
 
 
 def run_folder(config: RunConfig, source: Source) -> RunFolder:
@@ -462,11 +377,6 @@ def _json(value: Mapping[str, Any], *, indent: int | None = 2) -> str:
     """Strict JSON: what is no number (a diverged loss) becomes null."""
     finite = {key: None if isinstance(item, float) and not math.isfinite(item) else item for key, item in value.items()}
     return json.dumps(finite, indent=indent, allow_nan=False, default=str)
-
-
-def _digest(settings: Mapping[str, Any]) -> str:
-    text = json.dumps(settings, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:HASH_DIGITS]
 
 
 def _try_lock(handle: IO[str], patience: float) -> bool:

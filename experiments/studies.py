@@ -17,7 +17,7 @@ from experiments.arms import arms_of, expand
 from experiments.compose import CONF, composer, composing, groups, is_group, parse
 from experiments.config import register_resolvers
 from experiments.errors import ConfigError, first_line, unknown
-from experiments.store import MissingSource, identify
+from experiments.identity import MissingSource, identify
 
 #: Of a comparison with paper scale: sections whose numbers say how much smaller a run is.
 _SIZES = ("backbone.width", "backbone.depth", "trainer.batch_size", "trainer.steps")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from experiments.progress import Snapshot
 
 if TYPE_CHECKING:
-    from experiments.sweep import Job
+    from experiments.sweep_job import Job
 
 LINE_SECONDS = 20.0
 

@@ -22,7 +22,8 @@ from experiments.errors import ConfigError, ExitCode, LockedError, StoreError, f
 from experiments.search import Search, Trial
 from experiments.space import assignment
 from experiments.store import RunFolder
-from experiments.sweep import ENDED_WELL, Job, Sweep, varied_settings
+from experiments.sweep import Sweep
+from experiments.sweep_job import ENDED_WELL, Job, varied_settings
 
 if TYPE_CHECKING:
     from experiments.engines import Engine

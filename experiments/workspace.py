@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from experiments.config import REPOSITORY, LoggerConfig, typed
+from experiments.config import REPOSITORY, LoggerConfig
 from experiments.diagnostics import ATTENTION, CURVES
 from experiments.errors import ConfigError, ExitCode, first_line, unknown
 from experiments.redact import redact
 from experiments.tracking import MAX_TAG, is_logged_in
+from experiments.typed import typed
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Section, Workspace

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from experiments.sweep import Job
+    from experiments.sweep_job import Job
 
 
 class End(NamedTuple):

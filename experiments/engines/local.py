@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import subprocess
 
     from experiments.config import RunConfig
-    from experiments.sweep import Job
+    from experiments.sweep_job import Job
 
 GIB = 1 << 30
 

@@ -14,7 +14,7 @@ from experiments.engines.ticket import run_ticket
 from experiments.errors import ConfigError, ExitCode, first_line
 
 if TYPE_CHECKING:
-    from experiments.sweep import Job
+    from experiments.sweep_job import Job
 
 
 class RayEngine:

@@ -32,7 +32,7 @@ from experiments.engines.ticket import Child, Ticket
 from experiments.errors import ConfigError, ExitCode, first_line
 
 if TYPE_CHECKING:
-    from experiments.sweep import Job
+    from experiments.sweep_job import Job
 
 #: How often the queue is looked at.
 _QUEUE_SECONDS = 3.0

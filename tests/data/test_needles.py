@@ -23,8 +23,9 @@ from data.lra_text import LraText
 from data.options import identifying
 from data.passkey import Passkey, PasskeyConfig, Stage
 from experiments.config import build_run_config, build_task, to_plain
+from experiments.identity import identify
 from experiments.preflight import check_command_line
-from experiments.store import identify
+from tests.data.checks import one_clear_line
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -632,6 +633,5 @@ def test_memory_of_the_generator_does_not_grow_with_length(kind: str) -> None:
     ],
 )
 def test_wrong_options_get_one_clear_line(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message) as error:
+    with one_clear_line(ValueError, message):
         PasskeyConfig(**{"block_len": 32, "curriculum": (Stage(1.0, 5, 8),), **options})
-    assert "\n" not in str(error.value)

@@ -11,8 +11,8 @@ from experiments import arms, preflight
 from experiments.arms import arms_of, complete, expand, read_arms
 from experiments.compose import parse
 from experiments.errors import ConfigError
+from experiments.identity import MissingSource, identify
 from experiments.preflight import check_command_line
-from experiments.store import MissingSource, identify
 from experiments.sweeper import GridSweeper
 
 STUDY = """\

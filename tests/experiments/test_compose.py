@@ -12,8 +12,8 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments.compose import Composer, composer, composing, groups
 from experiments.config import build_run_config
 from experiments.errors import ConfigError
+from experiments.identity import MissingSource, identify
 from experiments.preflight import check_command_line
-from experiments.store import MissingSource, identify
 from experiments.studies import StudyJob, _label, config_hash, scaled_down, study_plan
 
 JOBS = [

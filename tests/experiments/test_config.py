@@ -24,10 +24,10 @@ from experiments.config import (
     build_task,
     register_resolvers,
     to_plain,
-    typed,
 )
 from experiments.errors import ConfigError
 from experiments.preflight import CONF, check_command_line, groups
+from experiments.typed import typed
 from tests.experiments.small_runs import settings
 
 YAMLS = sorted(CONF.rglob("*.yaml"))

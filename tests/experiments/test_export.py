@@ -18,8 +18,9 @@ from experiments import checkpoints
 from experiments.config import REPOSITORY, RunConfig, build_model, build_task
 from experiments.errors import ConfigError, ExitCode, StoreError
 from experiments.export import export_run, load_exported
+from experiments.identity import MissingSource
 from experiments.job import export_job
-from experiments.store import MissingSource, RunFolder, run_folder
+from experiments.store import RunFolder, run_folder
 from models import Model
 from tests.experiments.small_runs import settings
 

@@ -18,7 +18,8 @@ from experiments.engines.local import LocalEngine, find_places
 from experiments.errors import ExitCode
 from experiments.launcher import LABELS
 from experiments.store import RunFolder
-from experiments.sweep import Job, run_sweep, varied_settings
+from experiments.sweep import run_sweep
+from experiments.sweep_job import Job, varied_settings
 from tests.experiments.small_runs import settings
 
 #: Does what its first word says, as a run of run.py would: reports its folder, prints a last line, exits with a code.

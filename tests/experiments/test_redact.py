@@ -13,11 +13,12 @@ import pytest
 from experiments import train
 from experiments.config import REPOSITORY, RunConfig
 from experiments.errors import ConfigError, ExitCode, first_line
+from experiments.identity import MissingSource
 from experiments.job import classify, run_job
 from experiments.manifest import find_sweep
 from experiments.redact import HIDDEN, file_name, redact, redact_file, redacted
-from experiments.store import MissingSource, find_run, run_folder
-from experiments.sweep import Job
+from experiments.store import find_run, run_folder
+from experiments.sweep_job import Job
 from experiments.table import Row, format_table, write_csv
 from tests.experiments.small_runs import TINY, folder_of, settings
 

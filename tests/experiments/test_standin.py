@@ -12,9 +12,10 @@ from data.base import DataError, Source, refuse_standin
 from data.passkey import Passkey
 from experiments.config import RunConfig, build_run_config, build_task, to_plain
 from experiments.errors import ConfigError, ExitCode
+from experiments.identity import identify
 from experiments.job import run_job
 from experiments.plan import print_plan
-from experiments.store import identify, run_folder
+from experiments.store import run_folder
 from experiments.table import Row, format_table
 from tests.experiments.small_runs import settings
 

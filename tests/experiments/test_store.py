@@ -17,16 +17,9 @@ import pytest
 from data.base import Source
 from experiments.config import RunConfig
 from experiments.errors import ConfigError, LockedError, StoreError
+from experiments.identity import WITHOUT_EFFECT, identify
 from experiments.results import load_curves, load_metrics, load_results, load_slices
-from experiments.store import (
-    WITHOUT_EFFECT,
-    RunFolder,
-    atomic_path,
-    find_run,
-    identify,
-    run_folder,
-    write_atomically,
-)
+from experiments.store import RunFolder, atomic_path, find_run, run_folder, write_atomically
 from tests.experiments.small_runs import settings
 
 SOURCE = Source("generated", "abc", "")

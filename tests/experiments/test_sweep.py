@@ -17,7 +17,8 @@ from experiments.engines import local as local_module
 from experiments.engines.local import GIB, LocalEngine, find_places
 from experiments.errors import ExitCode
 from experiments.store import run_folder
-from experiments.sweep import MANIFEST, Job, run_sweep
+from experiments.sweep import MANIFEST, run_sweep
+from experiments.sweep_job import Job
 from tests.experiments.small_runs import settings
 
 

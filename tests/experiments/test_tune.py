@@ -25,7 +25,7 @@ from experiments.preflight import CONF, as_sweep, check_command_line, groups
 from experiments.search import Search, Tried
 from experiments.space import Domain, Range, domains, literal, read_space
 from experiments.store import RunFolder, run_folder
-from experiments.sweep import Job
+from experiments.sweep_job import Job
 from experiments.tune import find_searches, run_tune
 from tests.experiments.small_runs import TINY, folder_of
 

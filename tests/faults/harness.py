@@ -27,7 +27,8 @@ from experiments.engines.ticket import Ticket
 from experiments.errors import Interrupted
 from experiments.interrupts import SIGNALS, raising_interrupted
 from experiments.store import RunFolder
-from experiments.sweep import Job, follow_parent, run_sweep
+from experiments.sweep import run_sweep
+from experiments.sweep_job import Job, follow_parent
 from tests.experiments.small_runs import Sabotage, end_of, outcome, run_here, settings, start_apart
 
 STEP = "experiments.lightning_modules:SequenceModule.training_step"
