@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import Verdict, circumstances
-from experiments.config import REPOSITORY, build_task, find_data
+from experiments.config import build_task, find_data
 from experiments.preflight import check_command_line
 from experiments.results import load_results
+from experiments.settings import REPOSITORY
 from experiments.store import run_folder
 
 #: What a job imports before it can train.

@@ -18,9 +18,9 @@ from experiments.progress import Snapshot
 
 if TYPE_CHECKING:
     from data.base import Task
-    from experiments.config import TrainerConfig
     from experiments.interrupts import Interruption
     from experiments.progress import Reporter
+    from experiments.settings import TrainerConfig
     from experiments.store import RunFolder
     from experiments.tracking import Tracker
 

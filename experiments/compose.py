@@ -22,7 +22,8 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.config import REPOSITORY, RunConfig, build_run_config
+from experiments.config import RunConfig, build_run_config
+from experiments.settings import REPOSITORY
 
 CONF = REPOSITORY / "conf"
 

@@ -17,7 +17,8 @@ from experiments.progress import Snapshot, make_display
 
 if TYPE_CHECKING:
     from data.base import Evaluation, Progress, Task
-    from experiments.config import RunConfig, TrainerConfig
+    from experiments.config import RunConfig
+    from experiments.settings import TrainerConfig
     from experiments.store import RunFolder
 
 

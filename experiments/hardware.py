@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import torch
 
-from experiments.config import DEVICES, PRECISIONS
 from experiments.errors import ConfigError
+from experiments.settings import DEVICES, PRECISIONS
 
 
 class Hardware(NamedTuple):

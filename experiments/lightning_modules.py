@@ -27,7 +27,7 @@ from experiments.ranks import Ranks
 
 if TYPE_CHECKING:
     from data.base import Batch
-    from experiments.config import TrainerConfig
+    from experiments.settings import TrainerConfig
 
 _MASK = (1 << 64) - 1
 

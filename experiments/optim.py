@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from experiments.config import SCHEDULES
+from experiments.settings import SCHEDULES
 
 
 def learning_rate(step: int, *, peak: float, steps: int, warmup_steps: int, schedule: str) -> float:

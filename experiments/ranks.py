@@ -30,9 +30,9 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
-from experiments.config import REPOSITORY
 from experiments.errors import ExitCode, RankError, warn
 from experiments.interrupts import SIGNALS, end_with_parent
+from experiments.settings import REPOSITORY
 from experiments.store import RunFolder
 
 _HOST = "127.0.0.1"

@@ -22,10 +22,10 @@ import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 
-from experiments.config import StoreConfig
 from experiments.intervals import LEVEL as LEVEL
 from experiments.intervals import bootstrap as bootstrap
 from experiments.intervals import wilson as wilson
+from experiments.settings import StoreConfig
 
 if TYPE_CHECKING:
     from experiments.studies import StudyJob, StudyPlan

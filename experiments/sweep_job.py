@@ -16,12 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.config import REPOSITORY, RunConfig, build_task, find_data
+from experiments.config import RunConfig, build_task, find_data
 from experiments.engines.ticket import Ticket
 from experiments.errors import ExitCode, StoreError
 from experiments.interrupts import SIGNALS, end_with_parent
 from experiments.job import headline
 from experiments.redact import file_name, redact, redact_file
+from experiments.settings import REPOSITORY
 from experiments.store import RunFolder, Source, run_folder
 from experiments.table import Row
 

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from experiments.config import REPOSITORY, LoggerConfig
 from experiments.diagnostics import ATTENTION, CURVES
 from experiments.errors import ConfigError, ExitCode, first_line, unknown
 from experiments.redact import redact
+from experiments.settings import REPOSITORY, LoggerConfig
 from experiments.tracking import MAX_TAG, is_logged_in
 from experiments.typed import typed
 

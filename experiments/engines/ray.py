@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from experiments.config import REPOSITORY
 from experiments.engines import End
 from experiments.engines.ticket import run_ticket
 from experiments.errors import ConfigError, ExitCode, first_line
+from experiments.settings import REPOSITORY
 
 if TYPE_CHECKING:
     from experiments.sweep_job import Job

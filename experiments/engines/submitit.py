@@ -26,10 +26,10 @@ import psutil
 import submitit
 from submitit.core.utils import UncompletedJobError
 
-from experiments.config import REPOSITORY
 from experiments.engines import End
 from experiments.engines.ticket import Child, Ticket
 from experiments.errors import ConfigError, ExitCode, first_line
+from experiments.settings import REPOSITORY
 
 if TYPE_CHECKING:
     from experiments.sweep_job import Job

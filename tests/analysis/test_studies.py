@@ -12,7 +12,7 @@ import pytest
 from analysis.collect import collect, main
 from analysis.studies import Study, load_study
 from experiments import arms, compose, studies
-from experiments.config import REPOSITORY
+from experiments.settings import REPOSITORY
 from tests.analysis.stores import ARMS, STUDY, write_run
 
 

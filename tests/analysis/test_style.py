@@ -25,8 +25,8 @@ from analysis.style import (
     missing_note,
     save,
 )
-from experiments.config import REPOSITORY
 from experiments.results import bootstrap
+from experiments.settings import REPOSITORY
 from tests.analysis.stores import write_run
 
 VARIANTS = sorted(path.stem for path in (REPOSITORY / "conf" / "model").glob("*.yaml"))

@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from hydra import compose, initialize_config_dir
 
-from experiments.config import REPOSITORY, RunConfig, build_run_config, build_task, register_resolvers
+from experiments.config import RunConfig, build_run_config, build_task, register_resolvers
+from experiments.settings import REPOSITORY
 from experiments.store import RunFolder, run_folder
 
 #: What may differ between two runs of the same settings: times, and what they are made from.

@@ -15,12 +15,13 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 import data
-from experiments.config import REPOSITORY, register_resolvers
+from experiments.config import register_resolvers
 from experiments.errors import ExitCode
 from experiments.job import run_job
 from experiments.listing import print_list
 from experiments.plan import print_plan
 from experiments.preflight import CONF, groups
+from experiments.settings import REPOSITORY
 from experiments.store import RunFolder
 from tests.experiments.small_runs import TINY, folder_of, settings
 

@@ -13,20 +13,10 @@ from omegaconf import OmegaConf
 
 import data
 import models
-from experiments.config import (
-    LoggerConfig,
-    RunConfig,
-    StoreConfig,
-    TrainerConfig,
-    TuneConfig,
-    build_model,
-    build_run_config,
-    build_task,
-    register_resolvers,
-    to_plain,
-)
+from experiments.config import RunConfig, build_model, build_run_config, build_task, register_resolvers, to_plain
 from experiments.errors import ConfigError
 from experiments.preflight import CONF, check_command_line, groups
+from experiments.settings import LoggerConfig, StoreConfig, TrainerConfig, TuneConfig
 from experiments.typed import typed
 from tests.experiments.small_runs import settings
 

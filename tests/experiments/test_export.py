@@ -15,11 +15,12 @@ from safetensors.torch import load_file, save_file
 
 import models
 from experiments import checkpoints
-from experiments.config import REPOSITORY, RunConfig, build_model, build_task
+from experiments.config import RunConfig, build_model, build_task
 from experiments.errors import ConfigError, ExitCode, StoreError
 from experiments.export import export_run, load_exported
 from experiments.identity import MissingSource
 from experiments.job import export_job
+from experiments.settings import REPOSITORY
 from experiments.store import RunFolder, run_folder
 from models import Model
 from tests.experiments.small_runs import settings

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from experiments.config import REPOSITORY, RunConfig
+from experiments.config import RunConfig
 from experiments.engines.local import LocalEngine, find_places
 from experiments.errors import ExitCode
 from experiments.launcher import LABELS
+from experiments.settings import REPOSITORY
 from experiments.store import RunFolder
 from experiments.sweep import run_sweep
 from experiments.sweep_job import Job, varied_settings

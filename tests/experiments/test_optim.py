@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from data.base import Batch
-from experiments.config import TrainerConfig
 from experiments.hardware import Hardware
 from experiments.lightning_modules import derive_seed, make_module, split_batch
 from experiments.optim import SCHEDULES, learning_rate, make_optimizer, set_learning_rate
+from experiments.settings import TrainerConfig
 
 CPU = Hardware("cpu", "32")
 

@@ -16,10 +16,11 @@ import torch
 
 from experiments import checkpoints
 from experiments.callbacks import RunCallback
-from experiments.config import REPOSITORY, RunConfig
+from experiments.config import RunConfig
 from experiments.errors import ConfigError, ExitCode
 from experiments.hardware import Hardware
 from experiments.ranks import OtherRanks, Ranks
+from experiments.settings import REPOSITORY
 from experiments.store import RunFolder
 from tests.experiments.small_runs import (
     TINY,

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from experiments import train
-from experiments.config import REPOSITORY, RunConfig
+from experiments.config import RunConfig
 from experiments.errors import ConfigError, ExitCode, first_line
 from experiments.identity import MissingSource
 from experiments.job import classify, run_job
 from experiments.manifest import find_sweep
 from experiments.redact import HIDDEN, file_name, redact, redact_file, redacted
+from experiments.settings import REPOSITORY
 from experiments.store import find_run, run_folder
 from experiments.sweep_job import Job
 from experiments.table import Row, format_table, write_csv

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from experiments import status
-from experiments.config import REPOSITORY
 from experiments.errors import ConfigError, ExitCode, StoreError
 from experiments.manifest import JobRecord, find_sweep, read_manifest
+from experiments.settings import REPOSITORY
 from experiments.status import SILENT_SECONDS, job_standing, print_status, run_standing
 from experiments.store import RunFolder
 from tests.experiments.small_runs import settings

@@ -18,11 +18,12 @@ from hydra import compose, initialize_config_dir
 
 import experiments.sweep
 from experiments.compose import composer, composing
-from experiments.config import REPOSITORY, RunConfig, build_run_config, build_task, register_resolvers
+from experiments.config import RunConfig, build_run_config, build_task, register_resolvers
 from experiments.engines import End
 from experiments.errors import ConfigError, ExitCode
 from experiments.preflight import CONF, as_sweep, check_command_line, groups
 from experiments.search import Search, Tried
+from experiments.settings import REPOSITORY
 from experiments.space import Domain, Range, domains, literal, read_space
 from experiments.store import RunFolder, run_folder
 from experiments.sweep_job import Job

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import psutil
 
 from benchmarks.measure import circumstances
-from experiments.config import REPOSITORY
+from experiments.settings import REPOSITORY
 from experiments.store import RunFolder
 from tests.experiments.small_runs import TINY, folder_of, start_apart
 from tests.faults.harness import SMALL, apart, everything, kill_at_operation, small, sweep, try_mounts, work_apart

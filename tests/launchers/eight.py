@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.config import REPOSITORY
+from experiments.settings import REPOSITORY
 
 #: Small runs, of variants whose memory goes along time, along depth and through the whole stack.
 JOBS = ("model=fam,luna,rmt,transformer", "seed=0,1")
