@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import shlex
 from pathlib import Path
 from typing import Any
@@ -102,8 +103,8 @@ def test_variants_share_all_but_their_own_options() -> None:
 
 
 def test_every_field_is_described() -> None:
-    source = (CONF.parent / "experiments" / "config.py").read_text(encoding="utf-8")
     for cls in (TrainerConfig, LoggerConfig, StoreConfig, TuneConfig, RunConfig):
+        source = Path(inspect.getfile(cls)).read_text(encoding="utf-8")
         body = source.partition(f"class {cls.__name__}:")[2].partition("\n@dataclass")[0]
         for field in dataclasses.fields(cls):
             after = body.partition(f"\n    {field.name}: ")[2].splitlines()[1]
