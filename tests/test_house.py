@@ -170,7 +170,8 @@ def test_requirements_are_those_that_are_imported() -> None:
     assert set(requirements("requirements-ray.txt")) == {"ray"}
     assert distributions_of("tests", "benchmarks") <= runtime | others, "imported, but in no requirements file"
     peers = set(requirements("requirements-bench.txt")) | set(requirements("requirements-bench-nodeps.txt"))
-    assert imported_by(PEERS) - {"torch"} == peers - {"beartype"}, "a peer is pinned and never built, or the reverse"
+    tools = {"beartype", "pytest", "pytest-timeout"}
+    assert imported_by(PEERS) - {"torch"} == peers - tools, "a peer is pinned and never built, or the reverse"
     optional = set(requirements("requirements-wandb.txt"))
     assert imported_by(WORKSPACE) - runtime == optional, "requirements-wandb.txt is what experiments/workspace.py needs"
     assert optional <= set(requirements("requirements-dev.txt")), "its tests would be skipped"
