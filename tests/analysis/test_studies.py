@@ -204,7 +204,7 @@ def test_an_empty_store_is_a_study_that_lacks_everything(tmp_path: Path) -> None
 def test_the_command_says_what_it_did(
     store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("analysis.studies.STUDIES", store.parent / "studies")
+    monkeypatch.setattr("analysis.study_files.STUDIES", store.parent / "studies")
     assert main(["widths", "--root", str(store)]) == 0
     shown = capsys.readouterr().out
     assert "wrote widths/runs.csv: 3 rows" in shown
