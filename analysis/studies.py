@@ -59,7 +59,7 @@ class Study:
     """What it varies beside model, task and seed: ``arm``, where it has some, and dotted names of settings."""
     num_jobs: int = 0
     """Of the study: arms times seeds."""
-    heads: pd.DataFrame = field(default_factory=pd.DataFrame)
+    heads: pd.DataFrame = field(default_factory=pd.DataFrame, kw_only=True)
     """How each ``layer`` and ``head`` reads, writes and gates its memory after training, likewise."""
 
     @property
@@ -78,7 +78,8 @@ class Study:
             counts = {_arm_key(key): int(count) for key, count in have.items()}
         for key, rows in self.missing.groupby(self.arm, sort=False, dropna=False):
             done = counts.get(_arm_key(key), 0)
-            settings = "".join(f" {name}={rows[name].iloc[0]}" for name in self.varied)
+            chosen = {name: rows[name].iloc[0] for name in self.varied}
+            settings = "".join(f" {name}={value}" for name, value in chosen.items() if not pd.isna(value))
             where = f"{rows['variant'].iloc[0]} on {rows['task'].iloc[0]}{settings}"
             parts.append(f"{where}: {done} of {done + len(rows)} seeds")
         return "; ".join(parts)
@@ -118,7 +119,7 @@ def load_study(
     labels = runs.reindex(columns=["run_id", *LABELS, *plan.varied])
     slices, curves, memory, heads = (_labelled(typed_table(tables[kind]), labels) for kind in KEYS if kind != "runs")
     missing, size = _missing(plan, runs), len(plan.jobs)
-    return Study(name, plan.scale, runs, slices, curves, memory, missing, plan.command, plan.varied, size, heads)
+    return Study(name, plan.scale, runs, slices, curves, memory, missing, plan.command, plan.varied, size, heads=heads)
 
 
 def refuse_mixed(runs: pd.DataFrame, varied: Sequence[str] = ()) -> None:

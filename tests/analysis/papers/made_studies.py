@@ -41,7 +41,8 @@ def made_study(
         runs.append({**row, "metric": "accuracy", "floor": floor, "test/accuracy": score(job), **_MACHINE})
         memory += [{**row, "step": step, **looks(job, step)} for step in (10, 20, 30)] if looks else []
     gone = pd.DataFrame(missing, columns=["variant", "task", "seed", *plan.varied, "command"])
-    frames = [pd.DataFrame(runs), pd.DataFrame(), pd.DataFrame(), pd.DataFrame(memory)]
+    none = pd.DataFrame()
+    frames = (pd.DataFrame(runs), none, none, pd.DataFrame(memory))
     return Study(name, "laptop", *frames, gone, plan.command, plan.varied, len(plan.jobs))
 
 
