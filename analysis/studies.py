@@ -67,6 +67,14 @@ class Study:
         """Columns that name an arm: what all its seeds share."""
         return ["task", "variant", *self.varied]
 
+    def _telling(self, rows: pd.DataFrame) -> list[str]:
+        """Which settings of an arm to name: all, or, beside its label, those that the label leaves open."""
+        if "arm" not in self.varied:
+            return [name for name in self.varied if not pd.isna(rows[name].iloc[0])]
+        own = pd.concat([table for table in (self.runs, self.missing) if len(table)])
+        own = own[own["arm"] == rows["arm"].iloc[0]]
+        return ["arm", *(name for name in self.varied if name != "arm" and own[name].nunique(dropna=False) > 1)]
+
     def describe_missing(self) -> str:
         """The arms that lack seeds, in one line; empty when all is there."""
         if self.missing.empty:
@@ -78,8 +86,7 @@ class Study:
             counts = {_arm_key(key): int(count) for key, count in have.items()}
         for key, rows in self.missing.groupby(self.arm, sort=False, dropna=False):
             done = counts.get(_arm_key(key), 0)
-            chosen = {name: rows[name].iloc[0] for name in self.varied}
-            settings = "".join(f" {name}={value}" for name, value in chosen.items() if not pd.isna(value))
+            settings = "".join(f" {name}={rows[name].iloc[0]}" for name in self._telling(rows))
             where = f"{rows['variant'].iloc[0]} on {rows['task'].iloc[0]}{settings}"
             parts.append(f"{where}: {done} of {done + len(rows)} seeds")
         return "; ".join(parts)

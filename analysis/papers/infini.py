@@ -38,6 +38,7 @@ ARMS = {
     "delta_long": "Linear + Delta, long training",
 }
 PLACES = {"start": 0.0, "middle": 0.5, "end": 1.0}
+_AT = {"start": "at the start", "middle": "in the middle", "end": "at the end"}
 SEGMENT_K = 2
 """The paper's segment, in thousands of tokens."""
 TOKEN, EXACT, BITS, ACCURACY = "symbol_accuracy", "exact_match", "bits_per_byte", "accuracy"
@@ -147,13 +148,14 @@ def passkey_figure(study: Study) -> Figure:
             rows = cells(own.slices[own.slices["depth"] == depth], "label", [TOKEN])
             mean_with_interval(axes, rows, "length_blocks", TOKEN, "label", looks=_looks())
             axes.axhline(_chance(own.runs), color="0.6", linewidth=0.8, zorder=0, label="trivial floor")
-        axes.set(xscale="log", ylim=(-0.03, 1.05), xlabel="segments of the prompt", title=f"key at the {place}")
+        axes.set(xscale="log", ylim=(-0.03, 1.05), xlabel="segments of the prompt", title=f"key {_AT[place]}")
         plain_ticks(axes, own.slices["length_blocks"] if len(own.slices) else _published_passkey(place)[0]["at"])
         axes.tick_params(axis="x", labelsize=7)
         axes.grid(alpha=0.25)
     figure.axes[0].set_ylabel("share of right symbols (tokens there)")
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=4, fontsize=7, frameon=False)
+    columns = 4 if len(own.slices) else 2
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns, fontsize=7, frameon=False)
     missing_note(figure, own)
     return figure
 
@@ -246,11 +248,9 @@ def text_figure(study: Study) -> Figure:
     Args:
         study: ``infini_lm``.
     """
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    if study.runs.empty:
-        panels = figure.subplots(1, 1, squeeze=False)[0]
-    else:
-        panels = figure.subplots(1, 3, squeeze=False)[0]
+    figure = Figure(figsize=(10 if len(study.runs) else 6.5, 4.2), layout="constrained")
+    panels = figure.subplots(1, 3 if len(study.runs) else 1, squeeze=False)[0]
+    if len(study.runs):
         _own_sizes(panels[0], study)
         _by_position(panels[1], study)
     _published_sizes(panels[-1])
@@ -316,7 +316,7 @@ def _published_sizes(axes: Axes) -> None:
     table = rows[rows["dataset"].isin(["", "PG19"])].pivot_table(index="model", columns="metric", values="value")
     variants = rows.drop_duplicates("model").set_index("model")["variant"]
     for model, row in table.to_dict("index").items():
-        look = drawn(str(variants[str(model)] or model))
+        look = drawn(str(variants[str(model)] or "transformer"))
         look |= {"linestyle": "none", "markerfacecolor": "none", "markersize": 7}
         axes.plot([1e6 * row["memory_entries"]], [row["perplexity"]], label=f"{model}, infini (published)", **look)
     axes.set(xscale="log", xlabel="numbers of state", ylabel="perplexity on PG19 (less is better)", title="paper")
@@ -506,7 +506,7 @@ def _as_published(arm: str, rule: str, place: str) -> Part:
         scores = passkey_scores(study, arm, place, LONGEST)
         return claim(scores, scores.assign(score=float(theirs.iloc[0]) / 100), "score", margin=MARGIN)
 
-    text = f"{ARMS[arm]}, key at the {place}: within 5 points of the paper's share at {LONGEST} segments"
+    text = f"{ARMS[arm]}, key {_AT[place]}: within 5 points of the paper's share at {LONGEST} segments"
     return Part(text, "infini_passkey", test)
 
 
