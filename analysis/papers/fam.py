@@ -22,7 +22,7 @@ from analysis.panels import floor_line, words
 from analysis.passkey import cells, maps_figure
 from analysis.published import published, setting_values
 from analysis.readme import markdown
-from analysis.statistics import Difference, Verdict, claim
+from analysis.statistics import Verdict, claim
 from analysis.studies import Study
 from analysis.style import colour, drawn, mark_published, mean_with_interval, missing_note
 
@@ -590,8 +590,7 @@ def _cost_part(text: str, arm: str, phase: str) -> Part:
             f"{row['time']:.3f} times as long at {row['length']:,.0f} tokens, {low:.3f} to {high:.3f} by the spread of "
         )
         text += f"repetitions; the paper's dearest is {limit:.3f}"
-        found = Difference(row["time"] - limit, low - limit, high - limit, 1, float("nan"))
-        return Verdict("supported" if high <= limit else "contradicted" if low > limit else "undecided", text, found)
+        return Verdict("supported" if high <= limit else "contradicted" if low > limit else "undecided", text, None)
 
     return Part(text, "fam_cost", test)
 
