@@ -257,8 +257,12 @@ def text_figure(study: Study) -> Figure:
     for axes in panels:
         axes.grid(alpha=0.25)
         axes.title.set_fontsize(9)
-        if axes is panels[0] or axes is panels[-1]:
-            axes.legend(fontsize=6.5, framealpha=0.6)
+    low, high = panels[-1].get_ylim()
+    panels[-1].set_ylim(low, high + 0.3 * (high - low))  # room for the legend
+    panels[-1].legend(fontsize=6.5, framealpha=0.6)
+    if len(study.runs):
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=6, fontsize=7, frameon=False)
     missing_note(figure, study)
     return figure
 
@@ -365,10 +369,11 @@ def stuck_gates_figure(study: Study) -> Figure:
         line[0].set(xlabel="step", ylabel="mean gate", title=task, ylim=(-0.03, 1.03))
         _spread(line[1], named_gates(study.heads), task, labels, looks)
         own = runs[runs["task"] == task]
-        column, name = (f"test/{EXACT}", "exact match") if task == "passkey" else (f"test/{BITS}", "bits per byte")
+        column = f"test/{EXACT if task == 'passkey' else BITS}"
         _dots(line[2], own, column, labels, looks)
-        line[2].set(ylabel=name, title="score, trained lengths")
+        line[2].set(ylabel="exact match" if task == "passkey" else bits_label(own), title="score, trained lengths")
         if task == "passkey":
+            floor_line(line[2], own)
             line[2].set_ylim(-0.03, 1.03)
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=4, fontsize=7, frameon=False)
@@ -470,7 +475,6 @@ def _dots(
             axes.vlines(place, found.low, found.high, color=str(looks[label]["color"]), linewidth=1)
     axes.set_xlim(-0.5, len(labels) - 0.5)
     axes.set_xticks([])
-    floor_line(axes, runs)
 
 
 # Claims
