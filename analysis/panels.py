@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from analysis.readme import markdown
 from analysis.statistics import Difference, Interval, bold, difference, mean_interval
 from analysis.studies import Study
-from analysis.style import colour, drawn
+from analysis.style import colour, drawn, missing_note
 
 #: Headline of all tasks of classification.
 ACCURACY = "test/accuracy"
@@ -112,6 +112,16 @@ def _seed_counts(runs: pd.DataFrame, by: str) -> dict[str, str]:
     return {name: f"n = {low}" if low == high else f"n = {low} to {high}" for name, (low, high) in ends.items()}
 
 
+def missing_notes(figure: Figure, *studies: Study) -> None:
+    """:func:`analysis.style.missing_note` of a figure that is drawn from several studies."""
+    notes = []
+    for study in studies:
+        missing_note(figure, study)
+        notes += [figure.get_supxlabel()] if len(study.missing) else []
+    if notes:
+        figure.supxlabel("\n".join(notes), fontsize=7, x=0.01, ha="left", color="#661100")
+
+
 def differences(
     runs: pd.DataFrame, by: str, reference: str, names: Sequence[str], value: str = ACCURACY
 ) -> pd.DataFrame:
@@ -176,6 +186,7 @@ def difference_figure(
         axes.set_ylim(-len(names) + 0.4, 0.7)
         axes.margins(x=0.12)
         axes.grid(axis="x", alpha=0.25)
+    missing_note(figure, study)
     return figure
 
 

@@ -113,9 +113,7 @@ def decomposition_figure(study: Study, reference: str = "luna") -> Figure:
         reference: the arm that is taken away: ``luna``, or ``luna_shared``, from which each change is one step.
     """
     names = [name for name in CHANGES if name != reference]
-    figure = difference_figure(study, "variant", reference, names, CHANGES)
-    missing_note(figure, study)
-    return figure
+    return difference_figure(study, "variant", reference, names, CHANGES)
 
 
 def decomposition_table(study: Study) -> str:
