@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -398,10 +399,16 @@ def _draw_bubbles(axes: Axes, rows: pd.DataFrame, *, hollow: bool = False) -> No
         axes.plot(x, y, color=own, marker=marker(row["variant"]), markersize=4, markerfacecolor=face, linestyle="none")
         if row["n"] > 1:
             axes.vlines(x, row["low"], row["high"], color=own, linewidth=1)
-    for place, row in enumerate(rows.sort_values("speed").to_dict("records")):
-        # Neighbours along x write above and below in turn.
-        shift = (4, 5) if place % 2 else (4, -11)
-        axes.annotate(row["name"], (row["speed"], row["mean"]), shift, textcoords="offset points", fontsize=7)
+        side = "right" if _has_neighbour(rows, row["speed"], row["mean"]) else "left"
+        shift = (-5 if side == "right" else 5, -2)
+        axes.annotate(row["name"], (x[0], y[0]), shift, textcoords="offset points", fontsize=7, ha=side)
+
+
+def _has_neighbour(rows: pd.DataFrame, speed: float, score: float) -> bool:
+    """Whether a name written to the right of a disc would cover another disc."""
+    away, up = rows["speed"] - speed, (rows["mean"] - score).abs()
+    near = (away > 0) & (away < 0.15 * np.ptp(rows["speed"])) & (up < 0.025 * np.ptp(rows["mean"]))
+    return bool(near.any())
 
 
 def _arm(study: Study, variant: str, memory_len: int | None = None, tasks: Sequence[str] = ()) -> pd.DataFrame:
