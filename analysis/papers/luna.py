@@ -20,6 +20,7 @@ from analysis.panels import (
     difference_figure,
     difference_table,
     floor_line,
+    in_order,
     level,
     mean_line,
     missing_notes,
@@ -41,7 +42,7 @@ TASKS = {
 }
 #: Figure 1 leaves Retrieval out of its mean.
 FIGURE_1 = tuple(task for task in TASKS if task != "lra_retrieval")
-BASELINES = ("transformer", "local", "linear")
+ORDER = ("transformer", "local", "linear", "luna")
 TABLE, BUBBLES, SPEED = "LRA results table", "figure 1", "speed and memory table"
 #: The arms of ``luna_memory_ablations`` in their order.
 ABLATIONS = {
@@ -66,19 +67,21 @@ def memory_size_figure(study: Study) -> Figure:
     """
     runs = _sized(study.runs)
     figure = Figure(figsize=(10, 6.6), layout="constrained")
-    means = mean_scores(runs, tuple(TASKS))
-    for axes, task in zip(figure.subplots(2, 3, sharex=True).flat, [*TASKS, None], strict=True):
-        if task is None:
-            _draw_sizes(axes, means)
-        elif len(runs):
-            own = runs[runs["task"] == task]
-            floor_line(axes, own)
-            _draw_sizes(axes, mean_scores(own, (task,)))
+    sizes = runs[MEMORY].dropna().astype(float)
+    ends = (sizes.min(), sizes.max()) if len(sizes) else (4.0, 64.0)
+    grid = figure.subplots(2, 3, sharex=True)
+    for axes, task in zip(grid.flat, [*TASKS, None], strict=True):
+        floor_line(axes, runs[runs["task"] == task])
+        _draw_sizes(axes, mean_scores(runs, (task,) if task else tuple(TASKS)), ends)
         _mark_paper(axes, task)
-        axes.set(title=TASKS[task] if task else "mean of the five", ylabel="accuracy", xlabel="memory slots")
+        axes.set(title=TASKS[task] if task else "mean of the five")
         axes.set_xscale("log", base=2)
         axes.set_xticks([4, 16, 64, 256], ["4", "16", "64", "256"])
         axes.grid(alpha=0.25)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("accuracy")
+    for axes in grid[-1]:
+        axes.set_xlabel("memory slots")
     one_legend(figure, runs)
     missing_note(figure, study)
     return figure
@@ -88,7 +91,7 @@ def _sized(runs: pd.DataFrame) -> pd.DataFrame:
     """Runs with the number of slots as a number, NaN where there are none."""
     if runs.empty:
         return pd.DataFrame(columns=["task", "variant", "seed", MEMORY, ACCURACY])
-    return runs.assign(**{MEMORY: pd.to_numeric(runs[MEMORY])})
+    return in_order(runs.assign(**{MEMORY: pd.to_numeric(runs[MEMORY])}), ORDER, MEMORY)
 
 
 def mean_scores(runs: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:
@@ -109,10 +112,8 @@ def mean_scores(runs: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["variant", MEMORY, *Interval._fields])
 
 
-def _draw_sizes(axes: Axes, means: pd.DataFrame) -> None:
-    """Lines by memory size, and lines across for what has none."""
-    sizes = means[MEMORY].dropna().astype(float)
-    ends = (sizes.min(), sizes.max()) if len(sizes) else (4.0, 64.0)
+def _draw_sizes(axes: Axes, means: pd.DataFrame, ends: tuple[float, float]) -> None:
+    """Lines by memory size, and lines across from end to end for what has none."""
     for variant, rows in means.groupby("variant", sort=False):
         if rows[MEMORY].notna().any():
             mean_line(axes, rows, MEMORY, str(variant))
