@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from analysis.readme import markdown
 from analysis.statistics import Difference, Interval, bold, difference, mean_interval
 from analysis.studies import Study
-from analysis.style import colour, drawn
+from analysis.style import colour, drawn, missing_note
 
 #: Headline of all tasks of classification.
 ACCURACY = "test/accuracy"
@@ -37,6 +37,20 @@ def words(*studies: Study, about: str = "") -> Figure:
     figure = Figure(figsize=(8, 1 + 0.25 * text.count("\n")))
     figure.text(0.03, 0.5, text, va="center", color="#661100", fontsize=9)
     return figure
+
+
+def in_order(frame: pd.DataFrame, variants: Sequence[str], *by: str) -> pd.DataFrame:
+    """Rows in an order of variants, each variant's by further columns; variants that are not named come last.
+
+    Args:
+        frame: columns ``variant`` and ``by``; an empty one is given back.
+        variants: in their order.
+        by: columns, from small to large.
+    """
+    if frame.empty:
+        return frame
+    place = frame["variant"].map({name: at for at, name in enumerate(variants)}).fillna(len(variants))
+    return frame.assign(_place=place).sort_values(["_place", *by], kind="stable").drop(columns="_place")
 
 
 def mean_line(ax: Axes, means: pd.DataFrame, x: str, variant: str) -> None:
@@ -112,6 +126,16 @@ def _seed_counts(runs: pd.DataFrame, by: str) -> dict[str, str]:
     return {name: f"n = {low}" if low == high else f"n = {low} to {high}" for name, (low, high) in ends.items()}
 
 
+def missing_notes(figure: Figure, *studies: Study) -> None:
+    """:func:`analysis.style.missing_note` of a figure that is drawn from several studies."""
+    notes = []
+    for study in studies:
+        missing_note(figure, study)
+        notes += [figure.get_supxlabel()] if len(study.missing) else []
+    if notes:
+        figure.supxlabel("\n".join(notes), fontsize=7, x=0.01, ha="left", color="#661100")
+
+
 def differences(
     runs: pd.DataFrame, by: str, reference: str, names: Sequence[str], value: str = ACCURACY
 ) -> pd.DataFrame:
@@ -176,6 +200,7 @@ def difference_figure(
         axes.set_ylim(-len(names) + 0.4, 0.7)
         axes.margins(x=0.12)
         axes.grid(axis="x", alpha=0.25)
+    missing_note(figure, study)
     return figure
 
 
