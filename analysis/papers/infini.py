@@ -308,7 +308,9 @@ def _own_sizes(axes: Axes, study: Study) -> None:
         if found.n > 1:
             axes.vlines(size, found.low, found.high, color=look["color"], linewidth=1)
     title = f"ours, {column.rpartition('@')[2]} the training length"
-    axes.set(xscale="log", xlabel="numbers of state", ylabel=bits_label(study.runs), title=title)
+    axes.set(xlabel="numbers of state", ylabel=bits_label(study.runs), title=title)
+    sizes = study.runs["state_size"]
+    axes.set_xscale("symlog", linthresh=sizes[sizes > 0].min())  # local attention keeps nothing
 
 
 def _by_position(axes: Axes, study: Study) -> None:

@@ -47,7 +47,12 @@ def text(which: str = "all") -> Study:
 
     def scores(job: Any) -> dict[str, float]:
         bits = worth[job.variant] + 0.001 * job.seed
-        return {"state_size": 1000, "test/bits_per_byte": bits, "test/bits_per_byte@8x": bits, "test/accuracy@8x": 0.5}
+        return {
+            "state_size": 0 if job.variant == "local" else 1000,
+            "test/bits_per_byte": bits,
+            "test/bits_per_byte@8x": bits,
+            "test/accuracy@8x": 0.5,
+        }
 
     def slices(job: Any) -> list[dict[str, float]]:
         return [{"position_to": place, "bits_per_byte": worth[job.variant]} for place in (64, 128)]
@@ -150,6 +155,8 @@ def test_the_table_of_passkey_has_the_papers_form() -> None:
 def test_text_is_drawn_by_size_and_by_position() -> None:
     sizes, positions, theirs = infini.text_figure(text()).axes
     assert line(sizes, "infini  (n = 3)").tolist() == [[1000, pytest.approx(2.001)]]
+    assert line(sizes, "local  (n = 3)")[0, 0] == 0
+    assert sizes.get_xscale() == "symlog"
     assert sizes.get_ylabel() == "bits per byte (less is better; trivial: 2.86)"
     assert line(positions, "rmt  (n = 3)").tolist() == [[64, 2.4], [128, 2.4]]
     assert line(theirs, "Infini (Linear),").tolist() == [[1.6e6, 9.65]]
