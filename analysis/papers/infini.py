@@ -261,7 +261,7 @@ def text_figure(study: Study) -> Figure:
     panels[-1].set_ylim(low, high + 0.3 * (high - low))  # room for the legend
     panels[-1].legend(fontsize=6.5, framealpha=0.6)
     if len(study.runs):
-        handles, labels = panels[0].get_legend_handles_labels()
+        handles, labels = panels[1].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=6, fontsize=7, frameon=False)
     missing_note(figure, study)
     return figure
@@ -305,6 +305,7 @@ def _own_sizes(axes: Axes, study: Study) -> None:
         size = rows["state_size"].mean()
         look = {**drawn(str(variant)), "linestyle": "none", "markersize": 6}
         axes.plot([size], [found.mean], label=f"{variant}  (n = {found.n})", **look)
+        axes.annotate(str(variant), (size, found.mean), (0, 5), textcoords="offset points", ha="center", fontsize=6)
         if found.n > 1:
             axes.vlines(size, found.low, found.high, color=look["color"], linewidth=1)
     title = f"ours, {column.rpartition('@')[2]} the training length"
