@@ -90,7 +90,7 @@ class Study:
             return [name for name in self.varied if not pd.isna(rows[name].iloc[0])]
         own = pd.concat([table for table in (self.runs, self.missing) if len(table)])
         own = own[own["arm"] == rows["arm"].iloc[0]]
-        return ["arm", *(name for name in self.varied if name != "arm" and own[name].nunique(dropna=False) > 1)]
+        return ["arm", *(name for name in self.varied if name != "arm" and own[name].map(cell_text).nunique() > 1)]
 
     def describe_missing(self) -> str:
         """The arms that lack seeds, or lengths, in one line; empty when all is there."""

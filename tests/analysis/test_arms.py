@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -34,6 +35,19 @@ def test_missing_arms_name_the_settings_that_their_label_leaves_open() -> None:
     text = study.describe_missing()
     assert "fam on lm_text arm=past_fams model.past_fams=2.0: 0 of 3 seeds" in text
     assert "transformer_xl on lm_text arm=m1_sg: 0 of 3 seeds" in text
+    runs = pd.DataFrame(
+        [
+            {
+                "arm": "past_fams",
+                "model.memory_blocks": None,
+                "model.past_fams": 1.0,
+                "task": "",
+                "variant": "",
+                "seed": 0,
+            }
+        ]
+    )
+    assert "arm=past_fams model.past_fams=2.0: 0 of 3 seeds" in replace(study, runs=runs).describe_missing()
 
 
 def test_the_longest_test_is_by_number_and_not_by_letter() -> None:
