@@ -8,6 +8,7 @@ dashed. A figure that lacks runs says which, and what makes them; it is never le
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,14 @@ def drawn(variant: str) -> dict[str, Any]:
 
 
 def mean_with_interval(
-    ax: Axes, frame: pd.DataFrame, x: str, y: str, by: str = "variant", *, show_n: bool = True
+    ax: Axes,
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    by: str = "variant",
+    *,
+    show_n: bool = True,
+    looks: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """A line for each group through means over seeds, and a band for the 95 % bootstrap interval over seeds.
 
@@ -127,11 +135,12 @@ def mean_with_interval(
         y: column of scores.
         by: column of groups; variants have their own looks, other groups one after the other.
         show_n: say behind each name how many seeds there are.
+        looks: what ``Axes.plot`` is told of a group, for groups that are arms of one variant.
     """
     seeds = frame.groupby([by, x, "seed"], sort=False, as_index=False)[y].mean()
     names = list(dict.fromkeys(frame[by]))
     for number, name in enumerate(names):
-        look = drawn(str(name) if by == "variant" else list(COLOURS)[number % len(COLOURS)])
+        look = (looks or {}).get(name) or drawn(str(name) if by == "variant" else list(COLOURS)[number % len(COLOURS)])
         means = intervals(seeds[seeds[by] == name], y, [x]).sort_values(x)
         means = means[means["n"] > 0]
         ax.plot(means[x], means["mean"], label=f"{name}{_seeds(means['n'])}" if show_n else str(name), **look)
@@ -176,7 +185,10 @@ def mark_published(ax: Axes, rows: pd.DataFrame, x: str | None = None, *, share:
 
 
 def missing_note(figure: Figure, study: Study) -> None:
-    """Writes below a figure which arms lack seeds, and the command that makes them; nothing when all is there."""
+    """Writes below a figure which arms lack seeds, and the command that makes them; nothing when all is there.
+
+    The figure grows by the height of the text, so that its panels stay as large as they are.
+    """
     if study.missing.empty:
         return
     done = study.num_jobs - len(study.missing)
@@ -185,6 +197,7 @@ def missing_note(figure: Figure, study: Study) -> None:
     width = max(40, int(figure.get_figwidth() * 17))
     lines = [part for paragraph in text.split("\n") for part in textwrap.wrap(paragraph, width, break_on_hyphens=False)]
     figure.supxlabel("\n".join(lines), fontsize=7, x=0.01, ha="left", color="#661100")
+    figure.set_figheight(figure.get_figheight() + 0.13 * len(lines))
 
 
 def caption(study: Study, *, note: str = "") -> str:
