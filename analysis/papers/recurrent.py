@@ -64,7 +64,8 @@ def segments_figure(study: Study) -> Figure:
             mean_with_interval(axes, rows, "length_blocks", SYMBOLS, show_n=False)
             axes.axvline(_reach(rows), color="0.5", linestyle=":", linewidth=1)
         theirs = published(paper="rmt", where="figure 3", setting={"op": op})
-        mark_published(axes, theirs, "segments")
+        base = theirs["model"] == "Transformer"  # one line: a whole window at one segment, ``local`` at more
+        mark_published(axes, theirs.assign(variant=theirs["variant"].mask(base, "transformer")), "segments")
         axes.set(title=title, xlabel="segments", xscale="log", ylim=(-0.03, 1.05))
         plain_ticks(axes, _places(rows, "length_blocks", theirs, "segments"))
         axes.grid(alpha=0.25)
@@ -111,6 +112,8 @@ def memory_size_figure(study: Study) -> Figure:
     panels = figure.subplots(2, 2, sharey=True)
     for (above, below), op in zip(panels.T, ("copy", "reverse"), strict=True):
         runs, slices = _of(study.runs, OP, op), _of(study.slices, OP, op)
+        above.set(title=f"{op}: trained lengths", xscale="log", xlabel="memory slots", ylim=(-0.03, 1.05))
+        below.set(title=f"{op}: by length", xscale="log", xlabel="segments")
         own = _sized(_of(runs, "variant", "rmt"))
         if len(own):
             mean_with_interval(above, own, SLOTS, f"test/{SYMBOLS}", show_n=False)
@@ -124,10 +127,7 @@ def memory_size_figure(study: Study) -> Figure:
         theirs = published(paper="rmt", where="figure 8", setting={"op": op})
         mark_published(below, theirs, "segments")
         plain_ticks(below, _places(slices, "length_blocks", theirs, "segments"))
-        above.set(title=f"{op}: trained lengths", xlabel="memory slots", ylim=(-0.03, 1.05))
-        below.set(title=f"{op}: by length", xlabel="segments")
         for axes in (above, below):
-            axes.set_xscale("log")
             axes.grid(alpha=0.25)
     for axes in panels[:, 0]:
         axes.set_ylabel("accuracy by symbol")
@@ -182,9 +182,9 @@ def gradient_figure(study: Study) -> Figure:
 def _paper_depths(axes: Axes) -> None:
     """Perplexity by segments that the gradient goes back, a line for each memory size at segments of 50."""
     rows = published(paper="rmt", where=LM, model="RMT", setting={"segment_len": 50})
-    for size in sorted(set(setting_values(rows, "memory_len"))):
+    for number, size in enumerate(sorted(set(setting_values(rows, "memory_len")))):
         own = rows[setting_values(rows, "memory_len") == size].reset_index(drop=True)
-        mark_published(axes, own.assign(model=f"RMT, {size} slots", variant=""), "bptt")
+        _hollow(axes, setting_values(own, "bptt"), own["value"], f"RMT, {size} slots, rmt (published)", number)
     axes.set(title="WikiText-103 (the paper's)", xlabel="segments that the gradient goes back", ylabel="perplexity")
 
 
@@ -228,12 +228,16 @@ def _paper_series(axes: Axes, rows: pd.DataFrame) -> None:
     rows = rows[exact].reset_index(drop=True)
     trained = setting_values(rows, "train_segments").fillna(setting_values(rows, "train_range"))
     for number, name in enumerate(dict.fromkeys(sorted(trained, key=str))):
-        own = rows[trained == name]
-        places = pd.to_numeric(setting_values(own.reset_index(drop=True), "eval_segments"))
-        order = places.to_numpy(float).argsort(kind="stable")
-        look = {**drawn(list(COLOURS)[number]), "linestyle": "--", "markerfacecolor": "none", "linewidth": 1}
-        values = own["value"].to_numpy() / 100
-        axes.plot(places.iloc[order], values[order], label=f"trained on {name}, rmt_1m (published)", **look)
+        own = rows[trained == name].reset_index(drop=True)
+        label = f"trained on {name}, rmt_1m (published)"
+        _hollow(axes, setting_values(own, "eval_segments"), own["value"] / 100, label, number)
+
+
+def _hollow(axes: Axes, places: pd.Series, values: pd.Series, label: str, number: int) -> None:
+    """One of several lines of a paper that are all of one model, in the look of a number."""
+    order = pd.to_numeric(places).to_numpy(float).argsort(kind="stable")
+    look = {**drawn(list(COLOURS)[number]), "linestyle": "--", "markerfacecolor": "none", "linewidth": 1}
+    axes.plot(places.iloc[order], values.iloc[order], label=label, **look)
 
 
 # Memformer: slots, ablations, writes
@@ -409,7 +413,6 @@ def replay_figure(study: Study) -> Figure:
     if train.empty:
         _say(absolute, "nothing is measured yet")
     else:
-        absolute.legend(fontsize=7)
         absolute.set(xscale="log", yscale="log")
     absolute.set(title="memory of a training step", xlabel="tokens", ylabel="MiB")
     for axes, measure in zip(panels, ("memory", "speed"), strict=True):
@@ -421,7 +424,7 @@ def replay_figure(study: Study) -> Figure:
         axes.set(title=f"{measure}, over plain BPTT", xlabel="tokens", ylim=(0, 1.1))
         if len(train):
             axes.set_xscale("log")
-    panels[0].legend(fontsize=7)
+    one_legend(figure, study.runs)
     for axes in figure.axes:
         if len(train):
             plain_ticks(axes, train["length"])
