@@ -113,19 +113,6 @@ def load_curves(runs: pd.DataFrame, split: str) -> pd.DataFrame:
     return _frame(rows)
 
 
-def load_bench(root: str | os.PathLike[str] | None = None) -> pd.DataFrame:
-    """The rows of mode=bench, as ``bench.csv`` holds them: every cell as text, or NaN.
-
-    Args:
-        root: the results folder, or its runs/ folder; default: where runs are stored.
-
-    Raises:
-        ValueError: the file cannot be read, or is none of mode=bench.
-    """
-    top = StoreConfig().folder if root is None else Path(root).expanduser()
-    return read_rows((top.parent if top.name == "runs" else top) / "bench.csv")
-
-
 def load_heads(runs: pd.DataFrame) -> pd.DataFrame:
     """How each layer and head reads, writes and gates its memory: shares and entropies of diagnostics.npz.
 
@@ -152,6 +139,19 @@ def _head_rows(tables: Mapping[str, NDArray[np.float64]]) -> Iterator[dict[str, 
             cells.setdefault((int(layer), int(head)), {})[name] = float(table[layer, head])
     for (layer, head), measures in sorted(cells.items()):
         yield {"layer": layer, "head": head, **measures}
+
+
+def load_bench(root: str | os.PathLike[str] | None = None) -> pd.DataFrame:
+    """The rows of mode=bench, as ``bench.csv`` holds them: every cell as text, or NaN.
+
+    Args:
+        root: the results folder, or its runs/ folder; default: where runs are stored.
+
+    Raises:
+        ValueError: the file cannot be read, or is none of mode=bench.
+    """
+    top = StoreConfig().folder if root is None else Path(root).expanduser()
+    return read_rows((top.parent if top.name == "runs" else top) / "bench.csv")
 
 
 def load_jobs(study: str, *, scale: str | None = None) -> StudyPlan:

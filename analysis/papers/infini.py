@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.arms import interval_text, longest, only_arms, plain_ticks, score_table
+from analysis.arms import bits_label, interval_text, longest, only_arms, plain_ticks, score_table
 from analysis.claims import Claim, Part
 from analysis.heads import heads_figure
 from analysis.panels import floor_line, words
@@ -256,7 +256,9 @@ def text_figure(study: Study) -> Figure:
     _published_sizes(panels[-1])
     for axes in panels:
         axes.grid(alpha=0.25)
-        axes.legend(fontsize=6.5, framealpha=0.6)
+        axes.title.set_fontsize(9)
+        if axes is panels[0] or axes is panels[-1]:
+            axes.legend(fontsize=6.5, framealpha=0.6)
     missing_note(figure, study)
     return figure
 
@@ -301,14 +303,17 @@ def _own_sizes(axes: Axes, study: Study) -> None:
         axes.plot([size], [found.mean], label=f"{variant}  (n = {found.n})", **look)
         if found.n > 1:
             axes.vlines(size, found.low, found.high, color=look["color"], linewidth=1)
-    floor_line(axes, study.runs)
-    factor = column.rpartition("@")[2]
-    axes.set(xscale="log", xlabel="numbers of state", ylabel="bits per byte (less is better)", title=f"ours, {factor}")
+    title = f"ours, {column.rpartition('@')[2]} the training length"
+    axes.set(xscale="log", xlabel="numbers of state", ylabel=bits_label(study.runs), title=title)
 
 
 def _by_position(axes: Axes, study: Study) -> None:
     mean_with_interval(axes, study.slices, "position_to", BITS)
-    axes.set(xscale="log", xlabel="bytes before and at the place", ylabel="bits per byte", title="ours, by position")
+    axes.set(
+        xscale="log", xlabel="position in the text, to this byte", ylabel="bits per byte", title="ours, by position"
+    )
+    plain_ticks(axes, study.slices["position_to"])
+    axes.tick_params(axis="x", labelsize=7)
 
 
 def _published_sizes(axes: Axes) -> None:
@@ -336,7 +341,7 @@ def gates_figure(study: Study) -> Figure:
         about = "The paper's map has no numbers that could be had, and no run has measures by layer and head."
         return words(study, about=about)
     shown = heads.assign(label=heads["task"] + "\n" + heads["label"])
-    figure = heads_figure(shown, "label", {"gate": "the memory's share"}, columns=5)
+    figure = heads_figure(shown, "label", {"gate": "the memory's share"}, columns=7)
     missing_note(figure, study)
     return figure
 
@@ -424,7 +429,7 @@ def named_gates(rows: pd.DataFrame) -> pd.DataFrame:
     if rows.empty:
         return rows
     order = {"closed": 0, "sigmoid": 1, "hard_sigmoid": 2}
-    rates = rows[RATE].map(lambda rate: "" if pd.isna(rate) else f", rate times {rate:g}")
+    rates = rows[RATE].map(lambda rate: "" if pd.isna(rate) else f", rate x {rate:g}")
     labels = rows["arm"].str.replace("_", " ").replace("closed", "starts closed") + rates
     keyed = rows.assign(label=labels, place=rows["arm"].map(order), rate=rows[RATE].astype(float).fillna(0))
     return keyed.sort_values(["task", "place", "rate"], kind="stable", ascending=[False, True, True])
@@ -671,12 +676,12 @@ CLAIMS = (
         "After training heads are local, of the memory, or mixed; every layer keeps a head for short range.",
         (
             _gate_part(
-                "more than half of the gates are farther than .05 from a half (text, rate times 10)",
+                "more than half of the gates are farther than .05 from a half (text, rate x 10)",
                 "lm_text",
                 _mostly("stuck", 0.5, 10.0, more=False),
             ),
             _gate_part(
-                "each layer has a head with less than a half for the memory (text, rate times 10)",
+                "each layer has a head with less than a half for the memory (text, rate x 10)",
                 "lm_text",
                 _mostly("closed", 0.5, 10.0, more=False),
             ),
@@ -689,15 +694,13 @@ CLAIMS = (
         "At a small learning rate gates stay at a half; a rate of their own cures it.",
         (
             _gate_part(
-                "most gates stay within .05 of a half at rate times .01 (passkey)",
+                "most gates stay within .05 of a half at rate x .01 (passkey)",
                 "passkey",
                 _mostly("stuck", 0.5, 0.01, more=True),
             ),
-            _gate_part("gates go farther at rate times 10 than .01 (passkey)", "passkey", _spreads_more(10.0, 0.01)),
-            _gate_part("gates go farther at rate times 10 than .01 (text)", "lm_text", _spreads_more(10.0, 0.01)),
-            _gate_part(
-                "exact match is better at rate times 10 than .01 (passkey)", "passkey", _scores_more(10.0, 0.01)
-            ),
+            _gate_part("gates go farther at rate x 10 than .01 (passkey)", "passkey", _spreads_more(10.0, 0.01)),
+            _gate_part("gates go farther at rate x 10 than .01 (text)", "lm_text", _spreads_more(10.0, 0.01)),
+            _gate_part("exact match is better at rate x 10 than .01 (passkey)", "passkey", _scores_more(10.0, 0.01)),
         ),
         caveat="The replication's gates decayed too; ours never do. Its models have 200M and 8B weights.",
     ),

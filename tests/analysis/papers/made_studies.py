@@ -40,7 +40,8 @@ def made_study(
     parts: list[dict[str, Any]] = []
     by_head: list[dict[str, Any]] = []
     for job in plan.jobs:
-        settings = {key: _plain(job.settings.get(key)) for key in plan.varied if key != "arm"}
+        values = {key: job.settings.get(key) for key in plan.varied if key != "arm"}
+        settings = {key: cell_text(value) if isinstance(value, list) else value for key, value in values.items()}
         labels = {"variant": job.variant, "task": job.task, "seed": job.seed, "arm": job.arm, **settings}
         if not keep(job):
             missing.append({**labels, "command": job.command})
@@ -56,11 +57,6 @@ def made_study(
     frames = (pd.DataFrame(runs), pd.DataFrame(parts), pd.DataFrame(), pd.DataFrame(memory))
     size = len(plan.jobs)
     return Study(name, "laptop", *frames, gone, plan.command, plan.varied, size, heads=pd.DataFrame(by_head))
-
-
-def _plain(value: Any) -> Any:
-    """A list as a file holds it."""
-    return cell_text(value) if isinstance(value, list) else value
 
 
 _MACHINE = {"hardware": "a machine", "torch": "2.13.0", "git_sha": "0123456789abcdef"}
