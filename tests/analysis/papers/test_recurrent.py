@@ -242,6 +242,14 @@ def test_a_claim_is_decided_both_ways(number: int) -> None:
         assert found("all", -1.0) in ("not reproduced", "partly")
 
 
+def test_two_that_guess_are_no_evidence() -> None:
+    study = made("rmt_memory_size")
+    slices = study.slices.assign(symbol_accuracy=0.1 + 0.001 * study.slices["seed"])
+    half = next(claim for claim in recurrent.CLAIMS if claim.text.startswith("Half the memory"))
+    values = [part.test(replace(study, slices=slices)).value for part in half.parts]
+    assert values == ["contradicted", "supported"] * 2
+
+
 def test_claims_by_what_is_committed_are_decided_by_code() -> None:
     study = load_study("mrbp_memory", live=False)
     parts = [part for claim in recurrent.CLAIMS for part in claim.parts if part.study == "mrbp_memory"]
