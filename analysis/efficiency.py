@@ -212,7 +212,8 @@ def _phase_cells(rows: pd.DataFrame, shortest: int, longest: int) -> list[str]:
     if longest not in rows.index:
         return ["-", "-", "-"]
     last = rows.loc[longest]
-    grows = f"{last['microseconds'] / rows.loc[shortest, 'microseconds']:.2f}" if shortest in rows.index else "-"
+    first = rows.loc[shortest] if shortest in rows.index else None
+    grows = "-" if first is None else f"{last['microseconds'] / first['microseconds']:.2f}"
     return [f"{last['microseconds']:.1f}", grows, f"{last['kibibytes']:.2f}"]
 
 

@@ -394,7 +394,8 @@ def published_ratios() -> pd.DataFrame:
     """Memory and speed of the paper's three kinds of back-propagation over plain: columns ``model, memory, speed``."""
     rows = published(paper="memformer", where=BACKWARD)
     table = rows.pivot_table(index="model", columns="metric", values="value", sort=False)
-    memory = table["peak_memory"] / table.loc["BPTT", "peak_memory"]
+    plain = dict(zip(table.index, table["peak_memory"], strict=True))["BPTT"]
+    memory = table["peak_memory"] / plain
     return pd.DataFrame({"memory": memory, "speed": table["relative_speed"]}).drop(index="BPTT").reset_index()
 
 
@@ -489,7 +490,7 @@ def _by_seed(slices: pd.DataFrame, score: str = SYMBOLS) -> pd.DataFrame:
     keys = ["task", "seed", "scale", "data_source"]
     if slices.empty:
         return pd.DataFrame(columns=[*keys, score])
-    return slices.groupby(keys, as_index=False)[score].mean()
+    return slices.groupby(keys)[score].mean().reset_index()
 
 
 def _places(slices: pd.DataFrame, column: str, rows: pd.DataFrame, setting: str) -> pd.Series:
@@ -504,7 +505,7 @@ def _every(places: pd.Series) -> pd.Series:
 
 def _line(axes: Axes, rows: pd.DataFrame, label: str, number: int, x: str = "length_blocks", y: str = SYMBOLS) -> None:
     """Means over seeds with their band, in the look of a number."""
-    seeds = rows.groupby([x, "seed"], as_index=False)[y].mean()
+    seeds = rows.groupby([x, "seed"])[y].mean().reset_index()
     means = intervals(seeds, y, [x]).sort_values(x)
     means = means[means["n"] > 0]
     look = drawn(list(COLOURS)[number])
