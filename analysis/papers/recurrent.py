@@ -294,7 +294,7 @@ def ablations(study: Study) -> pd.DataFrame:
     sizes = others.dropna(subset="state_size").groupby("task")["state_size"].first()
     default = runs[(runs["arm"] == "slots") & (runs["state_size"] == runs["task"].map(sizes))]
     sharpness = pd.to_numeric(others[TEMPERATURE])
-    names = np.where(sharpness.notna(), "temperature " + sharpness.map("{:g}".format), "no forgetting")
+    names = ["no forgetting" if np.isnan(value) else f"temperature {value:g}" for value in sharpness]
     return pd.concat([default.assign(label=ALL_OF_IT), others.assign(label=names)], ignore_index=True)
 
 

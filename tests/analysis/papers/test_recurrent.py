@@ -207,6 +207,14 @@ def test_ablations_are_held_against_the_size_that_they_have() -> None:
     assert "| ours, no forgetting | 0." in table
 
 
+@pytest.mark.parametrize("arm", ["slots", "no_forgetting"])
+def test_one_arm_alone_is_no_ablation(arm: str) -> None:
+    study = made("memformer_slots")
+    runs = study.runs[study.runs["arm"] == arm].reset_index(drop=True)
+    found = recurrent.ablations(replace(study, runs=runs))
+    assert set(found["label"]) == ({"no forgetting"} if arm == "no_forgetting" else set())
+
+
 def test_writes_are_shares_over_time_and_by_head() -> None:
     over_time, by_head, paper = draw("writes_figure", made("memformer_slots")).axes
     assert ys(over_time.lines[0]) == pytest.approx([0.1, 0.2, 0.3])
