@@ -32,6 +32,9 @@ VARIANTS = ("local", "mat", "transformer_xl", "rmt", "memformer", "fam")
 #: Arms of ``rmt_scaling``: trained on how many segments.
 TRAINED = {"n1": "1 segment", "n2": "up to 2", "n4": "up to 4", "n7": "up to 7"}
 
+#: The paper's series of figure 5, by segments in training; each has one look in all panels.
+SERIES = ("1", "2", "3", "4", "5", "6", "7", "3-5")
+
 OP, SLOTS, DEPTH = "task.op", "model.memory_len", "model.bptt_segments"
 TEMPERATURE, FORGETTING = "model.temperature", "model.forgetting"
 SYMBOLS, BITS = "symbol_accuracy", "bits_per_byte"
@@ -212,7 +215,7 @@ def scaling_figure(study: Study) -> Figure:
         _paper_series(below, theirs)
         above.set(title=title, xscale="log", xlabel="segments", ylim=(-0.03, 1.05))
         plain_ticks(above, _every(_places(slices, "length_blocks", longest, "eval_segments")))
-        below.set(title=f"{title} (the paper's figure 5)", xlabel="segments")
+        below.set(title=f"{title} (figure 5)", xlabel="segments")
         for axes in (above, below):
             axes.grid(alpha=0.25)
     for axes in panels[:, 0]:
@@ -227,10 +230,11 @@ def _paper_series(axes: Axes, rows: pd.DataFrame) -> None:
     exact = setting_values(rows, "bound").isna() & setting_values(rows, "eval_segments").notna()
     rows = rows[exact].reset_index(drop=True)
     trained = setting_values(rows, "train_segments").fillna(setting_values(rows, "train_range"))
-    for number, name in enumerate(dict.fromkeys(sorted(trained, key=str))):
+    for name in dict.fromkeys(sorted(trained, key=str)):
         own = rows[trained == name].reset_index(drop=True)
         label = f"trained on {name}, rmt_1m (published)"
-        _hollow(axes, setting_values(own, "eval_segments"), own["value"] / 100, label, number)
+        _hollow(axes, setting_values(own, "eval_segments"), own["value"] / 100, label, SERIES.index(str(name)))
+    axes.set_xticks([1, 5, 10, 15])
 
 
 def _hollow(axes: Axes, places: pd.Series, values: pd.Series, label: str, number: int) -> None:
