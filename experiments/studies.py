@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.arms import arms_of, expand
+from experiments.arms import Arms, arms_of, expand
 from experiments.compose import CONF, composer, composing, groups, is_group, parse
 from experiments.config import register_resolvers
 from experiments.errors import ConfigError, first_line, unknown
@@ -38,12 +38,15 @@ class StudyJob:
     settings: Mapping[str, Any]
     """What else the study varies: dotted name and value."""
     overrides: tuple[str, ...]
-    """Of the command line: ``python run.py <overrides>``."""
+    """All of its settings, those of its arm too."""
+    of_arm: frozenset[str] = frozenset()
+    """Groups that its arm sets, so that the command line may not."""
 
     @property
     def command(self) -> str:
         """What runs this job alone."""
-        return f"python run.py {shlex.join(self.overrides)}"
+        asked = [text for text in self.overrides if text.partition("=")[0] not in self.of_arm]
+        return f"python run.py {shlex.join(asked)}"
 
 
 @dataclass(frozen=True)
@@ -85,12 +88,13 @@ def study_plan(name: str, scale: str | None = None) -> StudyPlan:
         with composing():
             composed = compose("config", fixed, return_hydra_config=True)
         params: Any = OmegaConf.to_container(composed.hydra.sweeper.params or OmegaConf.create({}))
-        lines = expand([parse(f"{key}={value}") for key, value in params.items()], arms_of(name))
+        arms = arms_of(name)
+        lines = expand([parse(f"{key}={value}") for key, value in params.items()], arms)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(f"conf/study/{name}.yaml cannot be composed: {first_line(error)}") from error
     if composed.scale not in composed.task.scales:
         raise ConfigError(unknown("scale", composed.scale, map(str, composed.task.scales)))
-    jobs = tuple(_study_job(line, composed, fixed) for line in lines)
+    jobs = tuple(_study_job(line, composed, fixed, arms) for line in lines)
     varied = dict.fromkeys(key for job in jobs for key in (*(["arm"] if job.arm else []), *job.settings))
     command = f"python run.py -m {shlex.join(fixed)}"
     mode = str(composed.mode)
@@ -98,7 +102,7 @@ def study_plan(name: str, scale: str | None = None) -> StudyPlan:
     return StudyPlan(name, mode, composed.scale, tuple(varied), jobs, command, lengths)
 
 
-def _study_job(line: Sequence[str], composed: DictConfig, fixed: Sequence[str]) -> StudyJob:
+def _study_job(line: Sequence[str], composed: DictConfig, fixed: Sequence[str], arms: Arms) -> StudyJob:
     """A job by its overrides. They say all that is asked for, so that nothing has to be composed for each job."""
     values: dict[str, Any] = {item.key_or_group.lstrip("+"): item.value() for item in map(parse, line)}
     model, task, arm = (values.pop(name, None) for name in ("model", "task", "arm"))
@@ -109,6 +113,7 @@ def _study_job(line: Sequence[str], composed: DictConfig, fixed: Sequence[str]) 
         seed=int(values.pop("seed", composed.seed)),
         settings={key: value for key, value in values.items() if not is_group(key) and not key.startswith("hydra")},
         overrides=(*fixed, *line),
+        of_arm=frozenset(key for text in arms.get(arm, ()) if is_group(key := text.partition("=")[0])),
     )
 
 

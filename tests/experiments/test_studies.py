@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from typing import Any
 
 import pytest
@@ -10,8 +11,10 @@ from omegaconf import OmegaConf
 
 import data
 import models
-from experiments.arms import arms_of
+from experiments.arms import arms_of, choose
+from experiments.compose import parse
 from experiments.preflight import CONF, check_command_line, groups
+from experiments.studies import study_plan
 
 STUDIES = groups()["study"]
 
@@ -68,3 +71,11 @@ def test_the_overviews_hold_every_variant_and_every_task() -> None:
     assert some.model == everything.model
     assert set(models.available()) <= set(everything.model.split(","))
     assert tuple(everything.task.split(",")) == data.available()
+
+
+@pytest.mark.parametrize("study", ["mrbp_memory", "memformer_slots", "rmt_scaling"])
+def test_the_command_of_a_job_names_its_arm_and_nothing_that_the_arm_alone_may_set(study: str) -> None:
+    for job in study_plan(study).jobs:
+        arguments = shlex.split(job.command)[2:]
+        assert choose([parse(text) for text in arguments], arms_of(study)) == [job.arm]
+        assert set(job.overrides) >= set(arguments)
