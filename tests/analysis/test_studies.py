@@ -58,6 +58,15 @@ def test_frames_hold_labels_settings_and_scores(store: Path) -> None:
     assert not {"attempt", "time", "split"} & set(study.curves)
 
 
+def test_how_far_a_window_looks_is_read_from_its_settings(store: Path) -> None:
+    folder = write_run(store, model="block_window", seed=0)
+    with (folder / "config.yaml").open("a") as config:
+        config.write("backbone: {depth: 2}\nmodel: {name: block_window, memory_blocks: 3}\n")
+    reaches = load(store).runs.set_index("variant")["reach_blocks"]
+    assert reaches["block_window"] == 7
+    assert reaches.drop("block_window").isna().all()
+
+
 def test_what_is_missing_is_named_with_its_command(store: Path) -> None:
     study = load(store)
     assert study.num_jobs == 8
@@ -189,7 +198,7 @@ def test_an_empty_store_is_a_study_that_lacks_everything(tmp_path: Path) -> None
 def test_the_command_says_what_it_did(
     store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("analysis.studies.STUDIES", store.parent / "studies")
+    monkeypatch.setattr("analysis.study_files.STUDIES", store.parent / "studies")
     assert main(["widths", "--root", str(store)]) == 0
     shown = capsys.readouterr().out
     assert "wrote widths/runs.csv: 3 rows" in shown
