@@ -164,7 +164,9 @@ def _task_column(rows: pd.DataFrame, variants: Sequence[str]) -> list[str]:
     entries = {name: mean_interval(rows.loc[rows["variant"] == name, "score"]) for name in variants}
     run = [name for name in variants if entries[name].n]
     strong = dict(zip(run, bold([entries[name] for name in run], larger_is_better=share), strict=True))
-    return [_cell(entries[name], share=share, strong=strong[name]) if name in strong else "not run" for name in variants]
+    return [
+        _cell(entries[name], share=share, strong=strong[name]) if name in strong else "not run" for name in variants
+    ]
 
 
 def _aggregate_column(
@@ -263,7 +265,9 @@ def _dots(axes: Axes, rows: pd.DataFrame, variants: Sequence[str]) -> None:
     for place, variant in enumerate(variants):
         found = mean_interval(rows.loc[rows["variant"] == variant, "score"])
         if not found.n:
-            axes.text(0.5, place, "not run", transform=axes.get_yaxis_transform(), fontsize=6, color="grey", va="center")
+            axes.text(
+                0.5, place, "not run", transform=axes.get_yaxis_transform(), fontsize=6, color="grey", va="center"
+            )
             continue
         spread = None if found.n < 2 else [[found.mean - found.low], [found.high - found.mean]]
         look = {"color": colour(variant), "marker": marker(variant), "markersize": 5, "capsize": 2}
@@ -332,7 +336,14 @@ def best_per_state(study: Study) -> str:
     Of each variant the arm counts that fills the budget best, not the one that scores best: nothing is chosen by test.
     """
     runs = scored(study)
-    header = ["numbers carried, at most", "best", "accuracy, %", "next", "accuracy, %", "intervals apart from all others"]
+    header = [
+        "numbers carried, at most",
+        "best",
+        "accuracy, %",
+        "next",
+        "accuracy, %",
+        "intervals apart from all others",
+    ]
     sizes = runs["state_size"].astype(float) if len(runs) else pd.Series(dtype=float)
     lines = []
     for power in range(int(np.ceil(np.log2(max(1.0, sizes.max())))) + 1 if len(runs) else 0):
@@ -385,7 +396,9 @@ def written_between(study: Study) -> pd.DataFrame:
     """Slices whose fact stands in the first block, with ``writes``: blocks that end between it and its question."""
     slices = study.slices
     if slices.empty:
-        return pd.DataFrame(columns=["task", "variant", "seed", "writes", "exact_match", "factor", "scale", "data_source"])
+        return pd.DataFrame(
+            columns=["task", "variant", "seed", "writes", "exact_match", "factor", "scale", "data_source"]
+        )
     first = slices["task"] == "memory_ops"
     if "depth" in slices:
         first |= slices["depth"] == 0

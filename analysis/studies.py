@@ -12,6 +12,7 @@
 | ``slices.csv`` | each slice of a test | ``run_id``, then length, depth and the like, and the scores |
 | ``curves.csv`` | each validation | ``run_id``, ``step``, and the scores |
 | ``memory.csv`` | each look at the memory | ``run_id``, ``step``, and the measures |
+| ``heads.csv`` | each layer and head of a trained model | ``run_id``, ``layer``, ``head``, and the measures |
 
 What all rows of a run share stands in ``runs.csv`` alone; :func:`load_study` puts it beside the others. A cell
 is written the same whatever other rows there are, so that a new run adds lines and changes none.
@@ -21,14 +22,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from analysis.study_files import FIRST, KEYS, LABELS, as_text, cell_text, merge, read_study, typed_table
-from experiments.results import find_same, load_config, load_curves, load_jobs, load_results, load_slices
+from experiments.results import find_same, load_config, load_curves, load_heads, load_jobs, load_results, load_slices
 
 if TYPE_CHECKING:
     from experiments.results import StudyJob, StudyPlan
@@ -59,6 +60,8 @@ class Study:
     """What it varies beside model, task and seed: ``arm``, where it has some, and dotted names of settings."""
     num_jobs: int = 0
     """Of the study: arms times seeds."""
+    heads: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """How each ``layer`` and ``head`` reads, writes and gates its memory after training, likewise."""
 
     @property
     def arm(self) -> list[str]:
@@ -114,9 +117,9 @@ def load_study(
         runs = runs.reindex(columns=list(dict.fromkeys([*runs, *plan.varied])))
     refuse_mixed(runs, plan.varied)
     labels = runs.reindex(columns=["run_id", *LABELS, *plan.varied])
-    slices, curves, memory = (_labelled(typed_table(tables[kind]), labels) for kind in ("slices", "curves", "memory"))
+    slices, curves, memory, heads = (_labelled(typed_table(tables[kind]), labels) for kind in KEYS if kind != "runs")
     missing, size = _missing(plan, runs), len(plan.jobs)
-    return Study(name, plan.scale, runs, slices, curves, memory, missing, plan.command, plan.varied, size)
+    return Study(name, plan.scale, runs, slices, curves, memory, missing, plan.command, plan.varied, size, heads)
 
 
 def refuse_mixed(runs: pd.DataFrame, varied: Sequence[str] = ()) -> None:
@@ -185,6 +188,7 @@ def live_tables(study: str | StudyPlan, root: str | os.PathLike[str] | None = No
         "slices": load_slices(runs=runs),
         "curves": load_curves(runs, "val"),
         "memory": load_curves(runs, "memory"),
+        "heads": load_heads(runs),
     }
     return {kind: as_text(frame, kind) for kind, frame in frames.items()}
 

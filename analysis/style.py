@@ -176,7 +176,10 @@ def mark_published(ax: Axes, rows: pd.DataFrame, x: str | None = None, *, share:
 
 
 def missing_note(figure: Figure, study: Study) -> None:
-    """Writes below a figure which arms lack seeds, and the command that makes them; nothing when all is there."""
+    """Writes below a figure which arms lack seeds, and the command that makes them; nothing when all is there.
+
+    The figure grows by the height of the text, so that its panels stay as large as they are.
+    """
     if study.missing.empty:
         return
     done = study.num_jobs - len(study.missing)
@@ -184,6 +187,7 @@ def missing_note(figure: Figure, study: Study) -> None:
     width = max(40, int(figure.get_figwidth() * 17))
     lines = [part for paragraph in text.split("\n") for part in textwrap.wrap(paragraph, width, break_on_hyphens=False)]
     figure.supxlabel("\n".join(lines), fontsize=7, x=0.01, ha="left", color="#661100")
+    figure.set_figheight(figure.get_figheight() + 0.13 * len(lines))
 
 
 def caption(study: Study, *, note: str = "") -> str:

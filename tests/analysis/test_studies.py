@@ -12,6 +12,7 @@ import pytest
 from analysis.collect import collect, main
 from analysis.studies import Study, load_study
 from experiments import arms, compose, studies
+from experiments.results import load_heads, load_results
 from experiments.settings import REPOSITORY
 from tests.analysis.stores import ARMS, STUDY, write_run
 
@@ -65,6 +66,20 @@ def test_how_far_a_window_looks_is_read_from_its_settings(store: Path) -> None:
     reaches = load(store).runs.set_index("variant")["reach_blocks"]
     assert reaches["block_window"] == 7
     assert reaches.drop("block_window").isna().all()
+
+
+def test_heads_have_a_row_each_in_store_and_files(store: Path) -> None:
+    tables = {"gate": [[0.25, 0.5], [0.75, float("nan")]], "read_share": [[0.125], [float("nan")]], "spectrum": [[1.0]]}
+    write_run(store, model="luna", seed=0, learning_rate=0.002, heads=tables)
+    study = load(store)
+    assert study.heads[["variant", "seed", "trainer.learning_rate"]].drop_duplicates().values.tolist() == [
+        ["luna", 0, 0.002]
+    ]
+    rows = study.heads[["layer", "head", "read_share", "gate"]].fillna(-1).values.tolist()
+    assert rows == [[0, 0, 0.125, 0.25], [0, 1, -1, 0.5], [1, 0, -1, 0.75]]
+    assert load_heads(load_results(store).iloc[:0]).empty
+    collect("widths", root=store, committed=store.parent / "studies")
+    pd.testing.assert_frame_equal(study.heads, load(store, live=False).heads)
 
 
 def test_what_is_missing_is_named_with_its_command(store: Path) -> None:
