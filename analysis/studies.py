@@ -68,8 +68,12 @@ class Study:
         """Columns that name an arm: what all its seeds share."""
         return ["task", "variant", *self.varied]
 
-    def describe_missing(self) -> str:
-        """The arms that lack seeds, in one line; empty when all is there."""
+    def describe_missing(self, *, limit: int | None = None) -> str:
+        """The arms that lack seeds, in one line; empty when all is there.
+
+        Args:
+            limit: arms that are named; of the others their number. Default: all.
+        """
         if self.missing.empty:
             return ""
         parts = []
@@ -82,6 +86,8 @@ class Study:
             settings = "".join(f" {name}={rows[name].iloc[0]}" for name in self.varied)
             where = f"{rows['variant'].iloc[0]} on {rows['task'].iloc[0]}{settings}"
             parts.append(f"{where}: {done} of {done + len(rows)} seeds")
+        if limit is not None and len(parts) > limit:
+            parts = [*parts[:limit], f"{len(parts) - limit} arms more"]
         return "; ".join(parts)
 
 

@@ -183,7 +183,9 @@ def missing_note(figure: Figure, study: Study) -> None:
     if study.missing.empty:
         return
     done = study.num_jobs - len(study.missing)
-    text = f"{done} of {study.num_jobs} runs. Missing: {study.describe_missing()}.\nTo make them: {study.command}"
+    text = (
+        f"{done} of {study.num_jobs} runs. Missing: {study.describe_missing(limit=12)}.\nTo make them: {study.command}"
+    )
     width = max(40, int(figure.get_figwidth() * 17))
     lines = [part for paragraph in text.split("\n") for part in textwrap.wrap(paragraph, width, break_on_hyphens=False)]
     figure.supxlabel("\n".join(lines), fontsize=7, x=0.01, ha="left", color="#661100")
