@@ -23,6 +23,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
+from experiments.bench_rows import read_rows
 from experiments.intervals import LEVEL as LEVEL
 from experiments.intervals import bootstrap as bootstrap
 from experiments.intervals import wilson as wilson
@@ -138,6 +139,19 @@ def _head_rows(tables: Mapping[str, NDArray[np.float64]]) -> Iterator[dict[str, 
             cells.setdefault((int(layer), int(head)), {})[name] = float(table[layer, head])
     for (layer, head), measures in sorted(cells.items()):
         yield {"layer": layer, "head": head, **measures}
+
+
+def load_bench(root: str | os.PathLike[str] | None = None) -> pd.DataFrame:
+    """The rows of mode=bench, as ``bench.csv`` holds them: every cell as text, or NaN.
+
+    Args:
+        root: the results folder, or its runs/ folder; default: where runs are stored.
+
+    Raises:
+        ValueError: the file cannot be read, or is none of mode=bench.
+    """
+    top = StoreConfig().folder if root is None else Path(root).expanduser()
+    return read_rows((top.parent if top.name == "runs" else top) / "bench.csv")
 
 
 def load_jobs(study: str, *, scale: str | None = None) -> StudyPlan:

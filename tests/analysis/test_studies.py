@@ -168,8 +168,6 @@ def test_a_mistake_is_one_line(store: Path) -> None:
         load_study("width")
     with pytest.raises(ValueError, match="unknown scale 'huge'"):
         load(store, scale="huge")
-    with pytest.raises(ValueError, match="study efficiency measures speed and has no runs"):
-        load_study("efficiency")
     with pytest.raises(ValueError, match="nowhere is no folder"):
         load(store / "nowhere")
 

@@ -41,8 +41,9 @@ def made_study(
         runs.append({**row, "metric": "accuracy", "floor": floor, "test/accuracy": score(job), **_MACHINE})
         memory += [{**row, "step": step, **looks(job, step)} for step in (10, 20, 30)] if looks else []
     gone = pd.DataFrame(missing, columns=["variant", "task", "seed", *plan.varied, "command"])
-    frames = [pd.DataFrame(runs), pd.DataFrame(), pd.DataFrame(), pd.DataFrame(memory)]
-    return Study(name, "laptop", *frames, gone, plan.command, plan.varied, len(plan.jobs))
+    none, looked = pd.DataFrame(), pd.DataFrame(memory)
+    size = len(plan.jobs)
+    return Study(name, "laptop", pd.DataFrame(runs), none, none, looked, gone, plan.command, plan.varied, size)
 
 
 _MACHINE = {"hardware": "a machine", "torch": "2.13.0", "git_sha": "0123456789abcdef"}
