@@ -72,18 +72,26 @@ class Study:
     """What it varies beside model, task and seed: ``arm``, where it has some, and dotted names of settings."""
     num_jobs: int = 0
     """Of the study: arms times seeds, or arms times lengths where speed is measured."""
-    heads: pd.DataFrame = field(default_factory=pd.DataFrame)
-    """How each ``layer`` and ``head`` reads, writes and gates its memory after training, likewise."""
-    bench: pd.DataFrame = field(default_factory=pd.DataFrame)
+    bench: pd.DataFrame = field(default_factory=pd.DataFrame, kw_only=True)
     """Measurements of speed, as in bench.csv: a row for each ``name`` (arm, variant or package), ``phase`` and
     ``length``, in the order of the arms. Empty where the study trains."""
-    mode: str = "train"
+    mode: str = field(default="train", kw_only=True)
     """train, or bench: measures speed, has no runs and no seeds."""
+    heads: pd.DataFrame = field(default_factory=pd.DataFrame, kw_only=True)
+    """How each ``layer`` and ``head`` reads, writes and gates its memory after training, likewise."""
 
     @property
     def arm(self) -> list[str]:
         """Columns that name an arm: what all its seeds share."""
         return ["task", "variant", *self.varied]
+
+    def _telling(self, rows: pd.DataFrame) -> list[str]:
+        """Which settings of an arm to name: all, or, beside its label, those that the label leaves open."""
+        if "arm" not in self.varied:
+            return [name for name in self.varied if not pd.isna(rows[name].iloc[0])]
+        own = pd.concat([table for table in (self.runs, self.missing) if len(table)])
+        own = own[own["arm"] == rows["arm"].iloc[0]]
+        return ["arm", *(name for name in self.varied if name != "arm" and own[name].nunique(dropna=False) > 1)]
 
     def describe_missing(self, *, limit: int | None = None) -> str:
         """The arms that lack seeds, or lengths, in one line; empty when all is there.
@@ -102,7 +110,7 @@ class Study:
             counts = {_arm_key(key): int(count) for key, count in have.items()}
         for key, rows in self.missing.groupby(self.arm, sort=False, dropna=False):
             done = counts.get(_arm_key(key), 0)
-            settings = "".join(f" {name}={rows[name].iloc[0]}" for name in self.varied)
+            settings = "".join(f" {name}={rows[name].iloc[0]}" for name in self._telling(rows))
             where = f"{rows['variant'].iloc[0]} on {rows['task'].iloc[0]}{settings}"
             parts.append(f"{where}: {done} of {done + len(rows)} seeds")
         if limit is not None and len(parts) > limit:
@@ -147,7 +155,7 @@ def load_study(
     labels = runs.reindex(columns=["run_id", *LABELS, *plan.varied])
     slices, curves, memory, heads = (_labelled(typed_table(tables[kind]), labels) for kind in KEYS if kind != "runs")
     missing, size = _missing(plan, runs), len(plan.jobs)
-    return Study(name, plan.scale, runs, slices, curves, memory, missing, plan.command, plan.varied, size, heads)
+    return Study(name, plan.scale, runs, slices, curves, memory, missing, plan.command, plan.varied, size, heads=heads)
 
 
 def _bench_study(plan: StudyPlan, scale: str | None, text: pd.DataFrame) -> Study:
