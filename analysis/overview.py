@@ -78,7 +78,9 @@ def state_size_figure(study: Study) -> Figure:
     figure = Figure(figsize=(10, 2.9 * num_rows + 1.0), layout="constrained")
     grid = figure.subplots(num_rows, num_columns, sharex=True, sharey=True, squeeze=False)
     panels = [("all that training has", runs.rename(columns={"score": "accuracy"}))]
-    panels += [(f"{count:.0f} pairs", pairs[pairs["num_kv_pairs"] == count]) for count in counts]
+    for count in counts:
+        own = pairs[pairs["num_kv_pairs"] == count]
+        panels.append((f"{count:.0f} pairs" + ("" if own["trained"].any() else ", more than in training"), own))
     for axes, (title, rows) in zip(grid.flat, panels, strict=False):
         mean_with_interval(axes, rows, "state_size", "accuracy", show_n=False)
         axes.set_title(title, fontsize=9)

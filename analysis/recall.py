@@ -14,11 +14,20 @@ from analysis.studies import Study
 
 
 def recall_by_pairs(study: Study) -> pd.DataFrame:
-    """Accuracy over all queries of a number of pairs: ``variant, seed, state_size, num_kv_pairs, accuracy``."""
+    """Accuracy over all queries of a number of pairs.
+
+    Args:
+        study: ``state_size``.
+
+    Returns:
+        Columns ``run_id, variant, seed, state_size, num_kv_pairs, accuracy``, and ``trained``: on as many or not.
+    """
     keys = ["run_id", "variant", "seed", "num_kv_pairs"]
     if study.slices.empty or "num_kv_pairs" not in study.slices:
-        return pd.DataFrame(columns=[*keys, "state_size", "accuracy"])
+        return pd.DataFrame(columns=[*keys, "state_size", "accuracy", "trained"])
+    trained = study.slices.groupby("num_kv_pairs")["trained"].any()
     found = pooled(study.slices, keys, "accuracy")
+    found = found.assign(trained=found["num_kv_pairs"].map(trained))
     return found.merge(study.runs[["run_id", "state_size"]], on="run_id")
 
 

@@ -53,7 +53,13 @@ def sizes(row: Row) -> Row:
 def pairs(row: Row) -> list[Row]:
     """Right half of the time nearby, never far away; there are three times as many queries far away."""
     return [
-        {"num_kv_pairs": count, "distance": far, "n": 10 + 20 * far, "accuracy": 0.5 * (1 - far) + 0.01 * row["seed"]}
+        {
+            "num_kv_pairs": count,
+            "trained": count < 8,
+            "distance": far,
+            "n": 10 + 20 * far,
+            "accuracy": 0.5 * (1 - far) + 0.01 * row["seed"],
+        }
         for count in (2, 8)
         for far in (0, 1)
     ]
@@ -119,7 +125,7 @@ def test_recall_counts_every_query_once() -> None:
 def test_state_size_has_a_place_for_what_carries_nothing() -> None:
     figure = state_size_figure(made("state_size"))
     titles = [axes.get_title() for axes in figure.axes]
-    assert titles == ["all that training has", "2 pairs", "8 pairs"]
+    assert titles == ["all that training has", "2 pairs", "8 pairs, more than in training"]
     (window,) = [line for line in figure.axes[0].lines if line.get_label() == "block_window"]
     assert np.asarray(window.get_xdata()).tolist() == [0, 16, 32, 64]
     assert figure.axes[0].get_xlim()[0] < 0
