@@ -91,7 +91,7 @@ class Study:
             return [name for name in self.varied if not pd.isna(rows[name].iloc[0])]
         own = pd.concat([table for table in (self.runs, self.missing) if len(table)])
         own = own[own["arm"] == rows["arm"].iloc[0]]
-        return ["arm", *(name for name in self.varied if name != "arm" and own[name].nunique(dropna=False) > 1)]
+        return ["arm", *(name for name in self.varied if name != "arm" and own[name].nunique() > 1)]
 
     def describe_missing(self, *, limit: int | None = None) -> str:
         """The arms that lack seeds, or lengths, in one line; empty when all is there.
@@ -110,7 +110,7 @@ class Study:
             counts = {_arm_key(key): int(count) for key, count in have.items()}
         for key, rows in self.missing.groupby(self.arm, sort=False, dropna=False):
             done = counts.get(_arm_key(key), 0)
-            settings = "".join(f" {name}={rows[name].iloc[0]}" for name in self._telling(rows))
+            settings = "".join(f" {name}={cell_text(rows[name].iloc[0])}" for name in self._telling(rows))
             where = f"{rows['variant'].iloc[0]} on {rows['task'].iloc[0]}{settings}"
             parts.append(f"{where}: {done} of {done + len(rows)} seeds")
         if limit is not None and len(parts) > limit:

@@ -94,6 +94,7 @@ def test_half_a_study_is_drawn_with_a_note(draw: Callable[[Study], Figure], name
     assert figure.axes
     assert f"python run.py -m +study={name} scale=laptop" in figure.get_supxlabel().replace("\n", " ")
     assert "arms more" in figure.get_supxlabel().replace("\n", " ")
+    assert "nan" not in figure.get_supxlabel()
 
 
 @pytest.mark.parametrize(("draw", "name"), FIGURES)
