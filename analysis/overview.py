@@ -129,7 +129,11 @@ def compressions_figure(study: Study) -> Figure:
         if len(trained):
             axes.axvline(trained.max(), color="grey", linestyle="--", linewidth=0.8)
         floor_line(axes, study.runs[study.runs["task"] == task])
-        axes.set(xscale="log", ylim=(-0.03, 1.03), xlabel="blocks between fact and question (dashed: longest trained)")
+        axes.set_xscale("symlog", linthresh=1, linscale=0.4)  # a fact and its question may stand in one block
+        ticks = [0, *(4**power for power in range(6) if 4**power <= max(1, own["writes"].max()))]
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.set(xlim=(-0.15, 1.2 * max(1, own["writes"].max())), ylim=(-0.03, 1.03))
+        axes.set_xlabel("blocks between fact and question (dashed: longest trained)")
         axes.set_title(titles[task], fontsize=9)
         axes.grid(alpha=0.25)
     panels[0].set_ylabel("exact match")

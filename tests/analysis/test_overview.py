@@ -154,6 +154,7 @@ def test_compressions_take_the_facts_of_the_first_block() -> None:
     figure = compressions_figure(study)
     assert [axes.get_title()[:8] for axes in figure.axes] == ["passkey ", "memorize"]
     for axes in figure.axes:
+        assert axes.get_xlim()[0] < 0, "a fact and its question may stand in one block"
         (gate,) = [line for line in axes.lines if line.get_label() == "fam_gated"]
         assert np.asarray(gate.get_ydata()) == pytest.approx([512 / (512 + b) + 0.001 for b in (2, 18, 256)], abs=2e-3)
         (trained,) = [line for line in axes.lines if line.get_linestyle() == "--"]
