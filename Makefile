@@ -6,8 +6,9 @@
 #   PYTHON=...       the interpreter to build .venv with (default: the first suitable one found)
 #   TORCH_INDEX=...  where to take torch from, for example PyTorch's index of CPU wheels (README, "Install")
 #   RUN=..., PYTEST=..., BENCH=...   other arguments for run.py, pytest and the benchmarks
+#   NOTEBOOKS=...    names of notebooks (default: all)
 
-.PHONY: help setup run test test-slurm test-ray faults lint bench lock clean
+.PHONY: help setup run test test-slurm test-ray faults lint bench notebooks lock clean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -21,10 +22,12 @@ RUN ?= -m model=fam,luna task=lra_text
 PYTEST ?=
 KILLS ?= 200
 BENCH ?=
+NOTEBOOKS ?=
 TORCH_INDEX ?=
 
 SETUP := $(VENV)/.setup
 DEV := $(VENV)/.dev
+ANALYSIS := $(VENV)/.analysis
 PEERS := $(BENCH_VENV)/.setup
 RAY := $(RAY_VENV)/.setup
 
@@ -37,6 +40,7 @@ help:
 	@echo "make faults  setup with the test tools, then the long tests of faults: KILLS=$(KILLS) kills at random moments and more"
 	@echo "make lint    setup with the test tools, then lint and types"
 	@echo "make bench   build .venv-bench with the peers, then measure speed and memory into results/benchmarks/"
+	@echo "make notebooks    setup with the notebooks' tools, then run them: copies into results/report/notebooks/"
 	@echo "make lock    rewrite constraints.txt from the requirements files"
 	@echo "make clean   remove the environments and the caches of the tools (results stay)"
 
@@ -66,6 +70,9 @@ bench: $(PEERS)
 	$(BENCH_PY) -m benchmarks.variants $(BENCH)
 	$(if $(BENCH),,$(BENCH_PY) run.py -m +study=efficiency)
 	$(if $(BENCH),,$(BENCH_PY) -m analysis.speed && $(BENCH_PY) -m analysis.efficiency)
+
+notebooks: $(ANALYSIS)
+	OMP_NUM_THREADS=1 $(PY) -m analysis.execute $(NOTEBOOKS)
 
 clean:
 	rm -rf $(VENV) $(BENCH_VENV) $(RAY_VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis
@@ -110,6 +117,10 @@ $(SETUP): requirements.txt constraints.txt | $(PY)
 
 $(DEV): requirements-dev.txt $(SETUP)
 	$(call install,$(PY),requirements-dev.txt)
+	@touch $@
+
+$(ANALYSIS): requirements-analysis.txt $(SETUP)
+	$(call install,$(PY),requirements-analysis.txt)
 	@touch $@
 
 $(PEERS): requirements.txt requirements-bench.txt requirements-bench-nodeps.txt constraints.txt | $(BENCH_PY)
