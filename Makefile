@@ -6,9 +6,9 @@
 #   PYTHON=...       the interpreter to build .venv with (default: the first suitable one found)
 #   TORCH_INDEX=...  where to take torch from, for example PyTorch's index of CPU wheels (README, "Install")
 #   RUN=..., PYTEST=..., BENCH=...   other arguments for run.py, pytest and the benchmarks
-#   NOTEBOOKS=...    names of notebooks (default: all)
+#   NOTEBOOKS=...    names of notebooks (default: all); REPORT=... other arguments for the report
 
-.PHONY: help setup run test test-slurm test-ray faults lint bench notebooks lock clean
+.PHONY: help setup run test test-slurm test-ray faults lint bench notebooks report lock clean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -23,6 +23,7 @@ PYTEST ?=
 KILLS ?= 200
 BENCH ?=
 NOTEBOOKS ?=
+REPORT ?=
 TORCH_INDEX ?=
 
 SETUP := $(VENV)/.setup
@@ -41,6 +42,7 @@ help:
 	@echo "make lint    setup with the test tools, then lint and types"
 	@echo "make bench   build .venv-bench with the peers, then measure speed and memory into results/benchmarks/"
 	@echo "make notebooks    setup with the notebooks' tools, then run them: copies into results/report/notebooks/"
+	@echo "make report       the same, then one static site of verdicts, tables, figures and runs: results/report/index.html"
 	@echo "make lock    rewrite constraints.txt from the requirements files"
 	@echo "make clean   remove the environments and the caches of the tools (results stay)"
 
@@ -73,6 +75,9 @@ bench: $(PEERS)
 
 notebooks: $(ANALYSIS)
 	OMP_NUM_THREADS=1 $(PY) -m analysis.execute $(NOTEBOOKS)
+
+report: $(ANALYSIS)
+	OMP_NUM_THREADS=1 $(PY) -m analysis.report $(REPORT)
 
 clean:
 	rm -rf $(VENV) $(BENCH_VENV) $(RAY_VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -75,7 +75,8 @@ class Study:
             counts = {_arm_key(key): int(count) for key, count in have.items()}
         for key, rows in self.missing.groupby(self.arm, sort=False, dropna=False):
             done = counts.get(_arm_key(key), 0)
-            settings = "".join(f" {name}={rows[name].iloc[0]}" for name in self.varied)
+            texts = {name: cell_text(rows[name].iloc[0]) for name in self.varied}
+            settings = "".join(f" {name}={text}" for name, text in texts.items() if text)
             where = f"{rows['variant'].iloc[0]} on {rows['task'].iloc[0]}{settings}"
             parts.append(f"{where}: {done} of {done + len(rows)} seeds")
         return "; ".join(parts)
