@@ -8,7 +8,7 @@
 #   RUN=..., PYTEST=..., BENCH=...   other arguments for run.py, pytest and the benchmarks
 #   NOTEBOOKS=...    names of notebooks (default: all); REPORT=... other arguments for the report
 
-.PHONY: help setup run test test-slurm test-ray faults lint bench notebooks report lock clean
+.PHONY: help setup run test test-slurm test-ray faults lint bench notebooks report chromium lock clean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -26,6 +26,8 @@ NOTEBOOKS ?=
 REPORT ?=
 TORCH_INDEX ?=
 
+CHROMIUM := apt-get -o Acquire::http::Timeout=20 update && apt-get install -y --no-install-recommends chromium
+
 SETUP := $(VENV)/.setup
 DEV := $(VENV)/.dev
 ANALYSIS := $(VENV)/.analysis
@@ -39,6 +41,7 @@ help:
 	@echo "make test-slurm   sweeps through a real SLURM of one node (as root, with slurm-wlm and munge installed)"
 	@echo "make test-ray     build .venv-ray with Ray, then sweeps through it"
 	@echo "make faults  setup with the test tools, then the long tests of faults: KILLS=$(KILLS) kills at random moments and more"
+	@echo "make chromium     in continuous integration (CI=true, root, apt-get): installs the browser that the report is tested in"
 	@echo "make lint    setup with the test tools, then lint and types"
 	@echo "make bench   build .venv-bench with the peers, then measure speed and memory into results/benchmarks/"
 	@echo "make notebooks    setup with the notebooks' tools, then run them: copies into results/report/notebooks/"
@@ -51,7 +54,7 @@ setup: $(SETUP)
 run: $(SETUP)
 	$(PY) run.py $(RUN)
 
-test: lint
+test: lint chromium
 	OMP_NUM_THREADS=1 $(PY) -m pytest $(PYTEST)
 
 test-slurm: $(DEV)
@@ -66,6 +69,14 @@ faults: $(DEV)
 lint: $(DEV)
 	$(PY) -m ruff check .
 	$(PY) -m mypy
+
+# The report is tested in a Chromium of the system's own; where there is none these tests are skipped and say so.
+chromium:
+	@if [ "$$CI" = true ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && ! command -v chromium >/dev/null && ! command -v google-chrome >/dev/null; then \
+	  { DEBIAN_FRONTEND=noninteractive timeout 300 sh -c "$(CHROMIUM)"; } >/dev/null 2>&1 \
+	    || echo "Chromium could not be installed: the tests of the report in a browser are skipped"; \
+	fi
 
 bench: $(PEERS)
 	OMP_NUM_THREADS=1 $(BENCH_PY) -m pytest -q tests/experiments/test_peers.py

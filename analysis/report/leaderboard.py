@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from analysis.studies import Study
 #: What a row says; the first five have a list to choose values from.
 COLUMNS = ("task", "variant", "study", "scale", "metric", "mean", "interval", "n", "floor", "settings")
 _FILTERED = 5
+
+#: To the pages of itables, from what is shown until the table is ready.
+_ITS_OWN_LINKS = re.compile(r"<a href=https://itables\.org.*?</a>", re.DOTALL)
 
 #: Digits after the point: more than the interval of any arm supports.
 _DIGITS = 4
@@ -76,7 +80,10 @@ def table_html(table: pd.DataFrame) -> str:
         ordering={"indicators": False, "handlers": True},
         columnDefs=[{"targets": list(range(_FILTERED)), "columnControl": ["order", ["searchList"]]}],
         columnControl=["order"],
+        text_in_header_can_be_selected=False,
         layout={"topStart": "search", "topEnd": "pageLength", "bottomStart": "info", "bottomEnd": "paging"},
         language={"search": "Find", "lengthMenu": "_MENU_ rows"},
     )
-    return generate_init_offline_itables_html(Path(options.dt_bundle)) + body
+    loader = generate_init_offline_itables_html(Path(options.dt_bundle))
+    loader = loader[: loader.rindex("</script>") + len("</script>")]  # behind it: words about notebooks
+    return f"{loader}\n{_ITS_OWN_LINKS.sub('', body)}"

@@ -70,7 +70,7 @@ def _page(name: str, notebook: Any, by_digest: dict[str, Picture]) -> Page:
         if cell.cell_type == "markdown":
             said = _plain(cell.source)
         outputs = list(cell.get("outputs", ()))
-        for output, following in zip(outputs, [*outputs[1:], None], strict=True):
+        for output, following in zip(outputs, [*outputs, None][1:], strict=True):
             _place_picture(output, following, said, name, by_digest)
     exporter = HTMLExporter(
         template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True, exclude_anchor_links=True
