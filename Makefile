@@ -82,6 +82,7 @@ bench: $(PEERS)
 	OMP_NUM_THREADS=1 $(BENCH_PY) -m pytest -q tests/experiments/test_peers.py
 	$(BENCH_PY) -m benchmarks.variants $(BENCH)
 	$(if $(BENCH),,$(BENCH_PY) run.py -m +study=efficiency)
+	$(if $(BENCH),,$(BENCH_PY) -m analysis.collect efficiency)
 	$(if $(BENCH),,$(BENCH_PY) -m analysis.speed && $(BENCH_PY) -m analysis.efficiency)
 
 notebooks: $(ANALYSIS)

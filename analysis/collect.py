@@ -3,7 +3,8 @@
     python -m analysis.collect spine --scale laptop     # results/studies/spine/*.csv
     python -m analysis.collect spine --drop 20c93696ac  # without a run, or the runs of a setting
 
-Rows of runs that the store no longer has are kept. What is dropped is named.
+Rows of runs that the store no longer has are kept. What is dropped is named. Of a study that measures speed
+(mode=bench) it is the rows of ``bench.csv`` that carry its label.
 """
 
 import argparse
@@ -13,8 +14,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.bench_files import live_bench, merge_bench, read_bench, refuse_mixed_rows, write_bench
 from analysis.studies import live_tables, load_study
-from analysis.study_files import merge, read_study, write_study
+from analysis.study_files import merge, read_study, typed_table, write_study
 from experiments.results import load_jobs
 
 
@@ -41,8 +43,11 @@ def collect(
     Raises:
         ValueError: no such study or scale, a torn file, or nothing to drop.
     """
+    plan = load_jobs(name, scale=scale)
+    if plan.mode == "bench":
+        return _collect_bench(name, scale, root, drop, committed)
     kept = read_study(name, committed)
-    new = live_tables(load_jobs(name, scale=scale) if scale else name, root)
+    new = live_tables(plan if scale else name, root)
     tables = merge(kept, new)
     runs, lines = tables["runs"], []
     for digits in drop:
@@ -58,6 +63,22 @@ def collect(
     old = len(kept["runs"]) - len(set(kept["runs"].get("run_id", ())) & set(new["runs"].get("run_id", ())))
     lines += [f"wrote {path.parent.name}/{path.name}: {len(tables[path.stem]):,} rows" for path in paths]
     return [*lines, f"{len(new['runs'])} runs from the store, {old} kept that it has not"]
+
+
+def _collect_bench(
+    name: str, scale: str | None, root: Path | None, drop: Sequence[str], committed: Path | None
+) -> list[str]:
+    if drop:
+        raise ValueError(f"--drop {drop[0]}: study {name} measures speed and has no runs: edit its bench.csv")
+    kept, new = read_bench(name, committed), live_bench(name, root, scale)
+    rows = merge_bench(kept, new)
+    if rows.empty:
+        return [f"no measurement of study {name} in the store, and none was kept"]
+    for _, own in rows.groupby("scale"):
+        refuse_mixed_rows(typed_table(own), name)
+    path = write_bench(name, rows, committed)
+    lines = [f"wrote {path.parent.name}/{path.name}: {len(rows):,} rows"]
+    return [*lines, f"{len(new)} measurements from the store, {len(rows) - len(new)} kept that it has not"]
 
 
 def _is_named(row: object, digits: str) -> bool:

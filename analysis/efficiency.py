@@ -1,9 +1,10 @@
 """What a variant costs against length: the README's figure and table of ``mode=bench``.
 
-    python run.py -m model=fam,luna task=passkey mode=bench    # measure into results/bench.csv
-    python -m analysis.efficiency                              # redraw figure and table from that file alone
+    python run.py -m +study=efficiency         # measure into results/bench.csv
+    python -m analysis.collect efficiency      # keep in results/studies/efficiency/bench.csv
+    python -m analysis.efficiency              # redraw figure and table from that file alone
 
-The rows are those of ``results/bench.csv``: one for each variant or package, length and phase.
+One row for each variant or package, length and phase.
 """
 
 import argparse
@@ -14,10 +15,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.readme import README, markdown, write_section
+from analysis.studies import Study, load_study
 from analysis.style import colour, marker, save
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-ORDER = ("transformer", "block_window", "linear", "luna", "filtered_memory", "mat", "rmt", "memformer", "fam", "infini")
 
 #: Phase and column of each panel, and what stands at its axis.
 PANELS = {
@@ -29,40 +30,24 @@ PANELS = {
     ("train", "state_size"): "numbers carried along time",
 }
 
-#: One table is one machine, one size, one precision.
-SAME = (
-    *("task", "width", "depth", "num_heads", "ffn_width", "segment_len", "memory_len", "piece_len", "batch_size"),
-    *("device", "precision", "compiled", "threads", "clock", "hardware", "torch"),
-)
 
-
-def load(path: Path = RESULTS / "bench.csv") -> pd.DataFrame:
-    """What was measured, variants in their order, each followed by the packages that do the same.
+def measured(study: Study) -> pd.DataFrame:
+    """What was measured of a study, and ``peer``: whether it is a package's row.
 
     Raises:
-        ValueError: The file holds measurements that no one figure can compare.
+        ValueError: no training step was measured.
     """
-    if not path.exists():
-        raise ValueError(f"{path} is not there: run mode=bench first")
-    rows = pd.read_csv(path)
-    rows = rows[rows["status"] == "ok"]
-    for column in SAME:
-        values = rows[column].dropna().unique()
-        if len(values) > 1:
-            raise ValueError(f"{path.name} mixes {column}: {', '.join(map(str, values))}")
-    if not (rows["phase"] == "train").any():
-        raise ValueError(f"{path.name} holds no training step that was measured: run mode=bench first")
-    names = dict.fromkeys(rows["variant"])
-    order = [*(name for name in ORDER if name in names), *(name for name in names if name not in ORDER)]
-    places = rows["variant"].map(order.index)
-    return rows.assign(place=places, peer=rows["package"].notna()).sort_values(["place", "peer", "name", "length"])
+    rows = study.bench
+    if rows.empty or not (rows["phase"] == "train").any():
+        raise ValueError(f"study {study.name} holds no training step that was measured: {study.command}")
+    return rows.assign(peer=rows["package"].notna())
 
 
 def efficiency_figure(rows: pd.DataFrame) -> Figure:
     """Speed, memory, operations and state over length, both axes logarithmic; packages from PyPI are dashed.
 
     Args:
-        rows: As :func:`load` gives them.
+        rows: As :func:`measured` gives them.
     """
     rows = rows.assign(flops=rows["flops"] / rows["length"] / rows["batch_size"])
     figure = Figure(figsize=(11, 11.5), layout="constrained")
@@ -135,7 +120,7 @@ def report(rows: pd.DataFrame) -> str:
 def main() -> None:
     """Command line: see the module's docstring."""
     argparse.ArgumentParser(description="Figure and table of mode=bench.").parse_args()
-    rows = load()
+    rows = measured(load_study("efficiency", live=False))
     for path in save(efficiency_figure(rows), "efficiency"):
         print(f"wrote {path.relative_to(RESULTS.parent)}")
     write_section("efficiency", report(rows))

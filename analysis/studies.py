@@ -13,6 +13,8 @@
 | ``curves.csv`` | each validation | ``run_id``, ``step``, and the scores |
 | ``memory.csv`` | each look at the memory | ``run_id``, ``step``, and the measures |
 
+A study that measures speed (mode=bench) has no runs but ``bench.csv``: a row for each arm or package, phase and length.
+
 What all rows of a run share stands in ``runs.csv`` alone; :func:`load_study` puts it beside the others. A cell
 is written the same whatever other rows there are, so that a new run adds lines and changes none.
 """
@@ -21,12 +23,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from analysis.bench_files import (
+    arm_names,
+    in_order,
+    live_bench,
+    merge_bench,
+    missing_rows,
+    read_bench,
+    refuse_mixed_rows,
+)
 from analysis.study_files import FIRST, KEYS, LABELS, as_text, cell_text, merge, read_study, typed_table
 from experiments.results import find_same, load_config, load_curves, load_jobs, load_results, load_slices
 
@@ -51,13 +62,19 @@ class Study:
     memory: pd.DataFrame
     """Measures of the memory by ``step``, likewise."""
     missing: pd.DataFrame
-    """Jobs that have no finished run: ``variant, task, seed``, settings, and ``command``."""
+    """Jobs that have no finished run: ``variant, task, seed``, settings, and ``command``. Where speed is measured, arms
+    and lengths that have no row: ``name, variant, task, length``, the ``reason`` if one is known, and ``command``."""
     command: str
     """What runs the whole study, and skips what is done."""
     varied: tuple[str, ...] = ()
     """What it varies beside model, task and seed: ``arm``, where it has some, and dotted names of settings."""
     num_jobs: int = 0
-    """Of the study: arms times seeds."""
+    """Of the study: arms times seeds, or arms times lengths where speed is measured."""
+    bench: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Measurements of speed, as in bench.csv: a row for each ``name`` (arm, variant or package), ``phase`` and
+    ``length``, in the order of the arms. Empty where the study trains."""
+    mode: str = "train"
+    """train, or bench: measures speed, has no runs and no seeds."""
 
     @property
     def arm(self) -> list[str]:
@@ -65,9 +82,11 @@ class Study:
         return ["task", "variant", *self.varied]
 
     def describe_missing(self) -> str:
-        """The arms that lack seeds, in one line; empty when all is there."""
+        """The arms that lack seeds, or lengths, in one line; empty when all is there."""
         if self.missing.empty:
             return ""
+        if self.mode == "bench":
+            return "; ".join(_lengths(str(name), rows) for name, rows in self.missing.groupby("name", sort=False))
         parts = []
         counts = {}
         if len(self.runs):
@@ -103,6 +122,9 @@ def load_study(
         ValueError: no such study or scale; runs that no one figure can hold; a file that is torn.
     """
     plan = load_jobs(name, scale=scale)
+    if plan.mode == "bench":
+        text = read_bench(name, committed)
+        return _bench_study(plan, scale, merge_bench(text, live_bench(name, root, scale)) if live else text)
     tables = read_study(name, committed)
     if live:
         tables = merge(tables, live_tables(plan if scale else name, root))
@@ -117,6 +139,24 @@ def load_study(
     slices, curves, memory = (_labelled(typed_table(tables[kind]), labels) for kind in ("slices", "curves", "memory"))
     missing, size = _missing(plan, runs), len(plan.jobs)
     return Study(name, plan.scale, runs, slices, curves, memory, missing, plan.command, plan.varied, size)
+
+
+def _bench_study(plan: StudyPlan, scale: str | None, text: pd.DataFrame) -> Study:
+    """A study that measures speed, from rows whose cells are text."""
+    rows = typed_table(text)
+    if scale is None:
+        plan = load_jobs(plan.name, scale=_only_scale(plan.name, rows, plan.scale))
+    if len(rows):
+        rows = rows[rows["scale"] == plan.scale].reset_index(drop=True)
+        refuse_mixed_rows(rows, plan.name)
+    missing, measured = missing_rows(plan, rows), in_order(plan, rows)
+    size, none = len(arm_names(plan)) * len(plan.lengths), pd.DataFrame()
+    labels = pd.DataFrame(columns=["run_id", *LABELS, *plan.varied])
+    return Study(
+        *(plan.name, plan.scale, labels, none, none, none, missing, plan.command, plan.varied, size),
+        bench=measured,
+        mode="bench",
+    )
 
 
 def refuse_mixed(runs: pd.DataFrame, varied: Sequence[str] = ()) -> None:
@@ -157,11 +197,10 @@ def live_tables(study: str | StudyPlan, root: str | os.PathLike[str] | None = No
         root: the store; default: where runs are stored.
 
     Raises:
-        ValueError: there is no such folder, a result is torn, or the study measures speed and has no runs.
+        ValueError: there is no such folder, or a result is torn.
     """
     plan = load_jobs(study) if isinstance(study, str) else study
-    if plan.mode == "bench":
-        raise ValueError(f"study {plan.name} measures speed and has no runs: its rows are in results/bench.csv")
+    assert plan.mode != "bench", "its rows are those of live_bench"
     if root is not None and not Path(root).expanduser().is_dir():
         raise ValueError(f"{root} is no folder: name a results folder")
     everything = load_results(root, strict=True)
@@ -272,3 +311,12 @@ def _labelled(table: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
 
 def _arm_key(key: Any) -> tuple[str, ...]:
     return tuple(cell_text(part) for part in key) if isinstance(key, tuple) else (cell_text(key),)
+
+
+def _lengths(name: str, rows: pd.DataFrame) -> str:
+    """Where an arm was not measured, and why, as far as that is known."""
+    parts = []
+    for reason, own in rows.groupby("reason", sort=False):
+        lengths = ", ".join(f"{length:,}" for length in own["length"])
+        parts.append(f"{lengths} tokens" + (f" ({reason!s})" if reason else ""))
+    return f"{name}: {', '.join(parts)}"

@@ -42,7 +42,10 @@ LABELS = ("study", "model", "variant", "task", "scale", "seed", "data_source")
 
 #: Never numbers, even where all of a column look like one: ``12e4567890`` is a hash.
 _TEXT = frozenset(
-    (*FIRST, "config_hash", "data_checksum", "git_sha", "torch", "python", "hardware", "device", "precision", "status")
+    (
+        *(*FIRST, "config_hash", "data_checksum", "git_sha", "torch", "python", "hardware", "device", "precision"),
+        *("status", "name", "package", "commit", "date", "clock"),
+    )
 ) - {"seed", "larger_is_better"}
 
 
@@ -57,7 +60,7 @@ def read_study(name: str, committed: Path | None = None) -> dict[str, pd.DataFra
         ValueError: names the file and the line that is torn.
     """
     folder = (committed or STUDIES) / name
-    tables = {kind: _read_csv(folder / f"{kind}.csv") for kind in KEYS}
+    tables = {kind: read_csv(folder / f"{kind}.csv") for kind in KEYS}
     known = set(tables["runs"].get("run_id", ()))
     for kind in ("slices", "curves", "memory"):
         strange = set(tables[kind].get("run_id", ())) - known
@@ -85,13 +88,18 @@ def write_study(name: str, tables: Mapping[str, pd.DataFrame], committed: Path |
     for kind, table in tables.items():
         path = folder / f"{kind}.csv"
         if len(table):
-            temporary = path.with_suffix(".tmp")
-            table.to_csv(temporary, index=False, lineterminator="\n")
-            temporary.replace(path)
+            write_csv(table, path)
             paths.append(path)
         else:
             path.unlink(missing_ok=True)
     return paths
+
+
+def write_csv(table: pd.DataFrame, path: Path) -> None:
+    """Writes a file whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    table.to_csv(temporary, index=False, lineterminator="\n")
+    temporary.replace(path)
 
 
 def as_text(frame: pd.DataFrame, kind: str) -> pd.DataFrame:
@@ -137,8 +145,12 @@ def cell_text(value: Any) -> str:
     return str(value)
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
-    """Every cell as text.
+def read_csv(path: Path, needs: str = "run_id") -> pd.DataFrame:
+    """Every cell as text; an empty frame where there is no file.
+
+    Args:
+        path: of the file.
+        needs: a column that every such file has.
 
     Raises:
         ValueError: a line has not as many cells as the header, or the last one is cut off.
@@ -153,7 +165,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
         for number, row in enumerate(rows, start=2):
             if len(row) != len(header):
                 raise ValueError(f"line {number} has {len(row)} cells, its header {len(header)}")
-        if not text.endswith("\n") or "run_id" not in header:
+        if not text.endswith("\n") or needs not in header:
             raise ValueError("it does not end with a whole line" if header else "it is empty")
     except (csv.Error, ValueError) as error:
         advice = "restore it (git checkout), or collect it again"

@@ -176,14 +176,19 @@ def mark_published(ax: Axes, rows: pd.DataFrame, x: str | None = None, *, share:
 
 
 def missing_note(figure: Figure, study: Study) -> None:
-    """Writes below a figure which arms lack seeds, and the command that makes them; nothing when all is there."""
+    """Writes below a figure which arms lack seeds, and the command that makes them; nothing when all is there.
+
+    The figure grows by the height of the text, so that its panels stay as large as they are.
+    """
     if study.missing.empty:
         return
     done = study.num_jobs - len(study.missing)
-    text = f"{done} of {study.num_jobs} runs. Missing: {study.describe_missing()}.\nTo make them: {study.command}"
+    what = "measurements" if study.mode == "bench" else "runs"
+    text = f"{done} of {study.num_jobs} {what}. Missing: {study.describe_missing()}.\nTo make them: {study.command}"
     width = max(40, int(figure.get_figwidth() * 17))
     lines = [part for paragraph in text.split("\n") for part in textwrap.wrap(paragraph, width, break_on_hyphens=False)]
     figure.supxlabel("\n".join(lines), fontsize=7, x=0.01, ha="left", color="#661100")
+    figure.set_figheight(figure.get_figheight() + 0.13 * len(lines))
 
 
 def caption(study: Study, *, note: str = "") -> str:
@@ -195,6 +200,8 @@ def caption(study: Study, *, note: str = "") -> str:
     """
     runs = study.runs
     parts = [f"Study `{study.name}`, scale {study.scale}"]
+    if study.mode == "bench":
+        return _sentences([*parts, *_measurements(study), note])
     if runs.empty:
         return _sentences([*parts, f"no run is done: `{study.command}`", note])
     seeds = runs.groupby(study.arm, dropna=False)["seed"].nunique()
@@ -211,6 +218,23 @@ def caption(study: Study, *, note: str = "") -> str:
     if len(study.missing):
         parts.append(f"missing: {study.describe_missing()}")
     return _sentences([*parts, note])
+
+
+def _measurements(study: Study) -> list[str]:
+    """What a caption says of measured speed."""
+    rows = study.bench
+    if rows.empty:
+        return [f"nothing is measured: `{study.command}`"]
+    first = rows.iloc[0]
+    machine = f"{first['hardware']}, {first['threads']} thread{'s' if first['threads'] > 1 else ''}, {first['clock']}"
+    loads = f"load {rows['load_average'].min():.1f} to {rows['load_average'].max():.1f}"
+    return [
+        f"{len(rows)} measurements of {rows['name'].nunique()} arms and packages",
+        "one process each, no seeds; median of repetitions",
+        f"{machine}, {loads}; precision {first['precision']}; torch {first['torch']}; "
+        f"commit {_all(rows, 'commit', digits=10)}",
+        f"missing: {study.describe_missing()}" if len(study.missing) else "",
+    ]
 
 
 def _all(runs: pd.DataFrame, column: str, *, digits: int | None = None) -> str:

@@ -7,45 +7,37 @@ For each variant and length, in a process of its own:
 
 One row each: tokens per second, memory that the step adds at its peak, floating-point operations, and numbers carried
 along time. Beside a variant stand the packages from PyPI that do the same, where they are installed; they have no
-state to be handed on, so they only train. ``bench.csv`` keeps the rows; ``analysis/efficiency.py`` draws them.
+state to be handed on, so they only train. ``bench.csv`` keeps the rows, labelled with the study that they
+were measured for (:mod:`experiments.bench_rows`); ``analysis/efficiency.py`` draws those of study ``efficiency``.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 import models
 from experiments import peers
+from experiments.bench_rows import keep_row, read_rows
 from experiments.config import RunConfig, build_model, build_task
 from experiments.errors import ConfigError, ExitCode, first_line
 from experiments.flops import step_flops
 from experiments.hardware import Hardware, git_sha, hardware_line
 from experiments.measure import Timing, clock_of, in_fresh_process, peak_memory, repeat
-from experiments.store import atomic_path
 from experiments.table import print_columns
 
 PHASES = ("train", "stream")
 
 #: Tokens of the step before the one that is measured.
 _WARM_UP = 64
-
-#: What tells two rows apart: a newer measurement of the same takes the place of the older.
-KEY = [
-    *("name", "task", "width", "depth", "num_heads", "ffn_width", "segment_len", "memory_len", "piece_len"),
-    *("batch_size", "length", "phase", "device", "precision", "compiled", "threads", "hardware"),
-]
 
 
 class Subject(NamedTuple):
@@ -83,17 +75,19 @@ def run_bench(configs: Sequence[RunConfig]) -> int:
         The exit code: 1 when something could not be measured, else 0.
     """
     path = configs[0].store.folder / "bench.csv"
-    _read(path)  # what cannot be kept had better not be measured
+    read_rows(path)  # what cannot be kept had better not be measured
     rows = []
     for subject in _subjects([sized(config) for config in configs]):
         for row in _measured(subject):
-            _keep(row, path)
+            keep_row(row, path)
             rows.append(row)
             print(_line(row), flush=True)
     print()
     for phase in PHASES:
         _print_table([row for row in rows if row["phase"] == phase], phase)
-    print(f"rows   {path}\nfigure python -m analysis.efficiency")
+    print(f"rows   {path}")
+    if study := configs[0].study:
+        print(f"keep   python -m analysis.collect {study}")
     return ExitCode.FAILED if any(row["status"].startswith("failed") for row in rows) else ExitCode.OK
 
 
@@ -260,6 +254,8 @@ def _circumstances(subject: Subject) -> dict[str, Any]:
     peer = peers.PEERS[subject.peer] if subject.peer else None
     hardware = Hardware.choose(config.trainer.device, config.trainer.precision)
     return {
+        "study": config.study,
+        "scale": config.scale,
         "name": subject.name,
         "variant": config.model.label,
         "package": f"{peer.package} {peer.version}" if peer else None,
@@ -281,40 +277,6 @@ def _circumstances(subject: Subject) -> dict[str, Any]:
         "commit": git_sha(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def _keep(row: dict[str, Any], path: Path) -> None:
-    """Adds a row to the table, in the place of an older one of the same. Two processes may do so at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # closing the file gives it back
-        table, old = pd.DataFrame([row]).astype(object), _read(path)
-        if len(old):
-            # As text, since a table that is read back has nothing else.
-            table = pd.concat([old[_keys(old) != _keys(table).iloc[0]], table], ignore_index=True)
-        with atomic_path(path) as temporary:
-            table.to_csv(temporary, index=False)
-
-
-def _read(path: Path) -> pd.DataFrame:
-    """What was measured before.
-
-    Raises:
-        ConfigError: the file is there, but holds something else.
-    """
-    if not path.exists():
-        return pd.DataFrame()
-    try:
-        table = pd.read_csv(path, dtype=object)
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({first_line(error)}): move it away") from error
-    if missing := [column for column in KEY if column not in table]:
-        raise ConfigError(f"{path}: has no column {missing[0]}, so it is not of mode=bench as it is now: move it away")
-    return table
-
-
-def _keys(table: pd.DataFrame) -> pd.Series:
-    return table[KEY].fillna("").astype(str).agg("\t".join, axis=1)
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 
+from experiments.bench_rows import read_rows
 from experiments.intervals import LEVEL as LEVEL
 from experiments.intervals import bootstrap as bootstrap
 from experiments.intervals import wilson as wilson
@@ -106,6 +107,19 @@ def load_curves(runs: pd.DataFrame, split: str) -> pd.DataFrame:
             lines = (line for line in handle if label in line)  # most are of another split: they need not be parsed
             rows += [{**labels, **row} for row in _metric_rows(lines, path) if row["split"] == split]
     return _frame(rows)
+
+
+def load_bench(root: str | os.PathLike[str] | None = None) -> pd.DataFrame:
+    """The rows of mode=bench, as ``bench.csv`` holds them: every cell as text, or NaN.
+
+    Args:
+        root: the results folder, or its runs/ folder; default: where runs are stored.
+
+    Raises:
+        ValueError: the file cannot be read, or is none of mode=bench.
+    """
+    top = StoreConfig().folder if root is None else Path(root).expanduser()
+    return read_rows((top.parent if top.name == "runs" else top) / "bench.csv")
 
 
 def load_jobs(study: str, *, scale: str | None = None) -> StudyPlan:

@@ -62,6 +62,8 @@ class StudyPlan:
     """In the order of the sweep."""
     command: str
     """What runs all jobs, and skips those that are done."""
+    lengths: tuple[int, ...] = ()
+    """mode=bench: at which each arm is measured."""
 
 
 @cache
@@ -91,7 +93,9 @@ def study_plan(name: str, scale: str | None = None) -> StudyPlan:
     jobs = tuple(_study_job(line, composed, fixed) for line in lines)
     varied = dict.fromkeys(key for job in jobs for key in (*(["arm"] if job.arm else []), *job.settings))
     command = f"python run.py -m {shlex.join(fixed)}"
-    return StudyPlan(name, str(composed.mode), composed.scale, tuple(varied), jobs, command)
+    mode = str(composed.mode)
+    lengths = tuple(sorted(map(int, composed.bench.lengths))) if mode == "bench" else ()
+    return StudyPlan(name, mode, composed.scale, tuple(varied), jobs, command, lengths)
 
 
 def _study_job(line: Sequence[str], composed: DictConfig, fixed: Sequence[str]) -> StudyJob:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from experiments import arms, compose, studies
@@ -103,3 +104,51 @@ def write_run(root: Path, **changes: Any) -> Path:
     rows += [{"step": 10, "split": "memory", "rms": 0.75, "attempt": 1, "time": 1.5}]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
+
+
+def write_bench_rows(root: Path, rows: Sequence[Mapping[str, Any]], *, study: str) -> Path:
+    """Adds measurements of a study to a store's bench.csv, as mode=bench leaves them; returns the store.
+
+    Args:
+        root: a results folder.
+        rows: ``name, variant, length, phase``, and whatever is to differ.
+        study: its label.
+    """
+    common = {
+        "study": study,
+        "scale": "laptop",
+        "package": None,
+        "task": "passkey",
+        "width": 128,
+        "depth": 2,
+        "num_heads": 4,
+        "ffn_width": 512,
+        "segment_len": 256,
+        "memory_len": 16,
+        "piece_len": 512,
+        "batch_size": 1,
+        "device": "cpu",
+        "precision": "32",
+        "compiled": False,
+        "threads": 1,
+        "hardware": "a machine",
+        "torch": "2.13.0",
+        "commit": "0123456789abcdef",
+        "date": "2026-01-01",
+        "tokens_per_second": 1000.5,
+        "seconds": 1.0,
+        "spread": 0.01,
+        "clock": "CPU time",
+        "added_bytes": 1 << 20,
+        "flops": 100,
+        "state_size": 7,
+        "num_params": 9,
+        "load_average": 0.5,
+        "status": "ok",
+    }
+    path = root / "bench.csv"
+    root.mkdir(parents=True, exist_ok=True)
+    table = pd.DataFrame([{**common, **row} for row in rows])
+    table = pd.concat([pd.read_csv(path), table]) if path.exists() else table
+    table.to_csv(path, index=False)
+    return root

@@ -7,10 +7,14 @@ import pandas as pd
 import pytest
 
 from analysis import efficiency
+from analysis.bench_files import SAME
 from analysis.readme import README, marks
+from analysis.studies import load_study
 
 COMMON = {
-    **dict.fromkeys(efficiency.SAME, 1),
+    **dict.fromkeys(SAME, 1),
+    "study": "efficiency",
+    "scale": "laptop",
     "segment_len": 512.0,
     "memory_len": 64.0,
     "torch": "2",
@@ -47,7 +51,7 @@ def rows() -> pd.DataFrame:
 
 def loaded(tmp_path: Path, table: pd.DataFrame) -> pd.DataFrame:
     table.to_csv(tmp_path / "bench.csv", index=False)
-    return efficiency.load(tmp_path / "bench.csv")
+    return efficiency.measured(load_study("efficiency", root=tmp_path, committed=tmp_path))
 
 
 def test_packages_stand_behind_their_variant(tmp_path: Path) -> None:
@@ -67,7 +71,7 @@ def test_the_figure_has_a_line_for_each(tmp_path: Path) -> None:
 def test_measurements_that_do_not_compare_are_refused(tmp_path: Path) -> None:
     table = rows()
     table.loc[0, "threads"] = 2
-    with pytest.raises(ValueError, match="mixes threads: 2, 1"):
+    with pytest.raises(ValueError, match="mixes threads: 1, 2"):
         loaded(tmp_path, table)
 
 
@@ -80,4 +84,4 @@ def test_what_failed_is_left_out(tmp_path: Path) -> None:
 def test_the_section_of_the_readme_is_that_of_the_committed_rows() -> None:
     begin, end = marks("efficiency")
     shown = README.read_text(encoding="utf-8").split(begin)[1].split(end)[0].strip()
-    assert shown == efficiency.report(efficiency.load())
+    assert shown == efficiency.report(efficiency.measured(load_study("efficiency", live=False)))

@@ -135,8 +135,6 @@ def test_a_mistake_is_one_line(store: Path) -> None:
         load_study("width")
     with pytest.raises(ValueError, match="unknown scale 'huge'"):
         load(store, scale="huge")
-    with pytest.raises(ValueError, match="study efficiency measures speed and has no runs"):
-        load_study("efficiency")
     with pytest.raises(ValueError, match="nowhere is no folder"):
         load(store / "nowhere")
 
@@ -180,7 +178,7 @@ def test_an_empty_store_is_a_study_that_lacks_everything(tmp_path: Path) -> None
 def test_the_command_says_what_it_did(
     store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("analysis.studies.STUDIES", store.parent / "studies")
+    monkeypatch.setattr("analysis.study_files.STUDIES", store.parent / "studies")
     assert main(["widths", "--root", str(store)]) == 0
     shown = capsys.readouterr().out
     assert "wrote widths/runs.csv: 3 rows" in shown

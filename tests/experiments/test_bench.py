@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,27 @@ def test_rows_are_kept_and_replaced(tmp_path: Path, in_this_process: None, capsy
     out = capsys.readouterr().out
     assert "fam train 64 tokens" in out
     assert "128: MiB" in out
+
+
+def test_a_row_is_of_the_study_that_asked_for_it(tmp_path: Path, in_this_process: None) -> None:
+    old = tmp_path / "bench.csv"
+    labelled = dataclasses.replace(benched(tmp_path), study="fam_cost")
+    assert run_bench([benched(tmp_path)]) == ExitCode.OK
+    pd.read_csv(old, dtype=object).drop(columns=["study", "scale"]).to_csv(old, index=False)
+    assert run_bench([benched(tmp_path)]) == ExitCode.OK
+    assert run_bench([labelled]) == ExitCode.OK
+    rows = pd.read_csv(old)
+    assert rows["study"].fillna("none").value_counts().to_dict() == {"none": 8, "fam_cost": 4}
+    assert run_bench([labelled]) == ExitCode.OK
+    assert len(pd.read_csv(old)) == 12
+
+
+@pytest.mark.parametrize(("text", "message"), [("", "cannot be read"), ("name,task\nfam,passkey\n", "has no column")])
+def test_another_file_is_left_as_it_is(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "bench.csv").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        run_bench([benched(tmp_path)])
+    assert (tmp_path / "bench.csv").read_text() == text
 
 
 def test_a_failure_is_a_row_and_the_others_go_on(

@@ -1,0 +1,175 @@
+"""Figures and claims of filtered memory: the right numbers where they belong, and what is missing said in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from analysis.claims import judge, outcome
+from analysis.papers.filtered_memory import (
+    CHANGES,
+    CLAIMS,
+    any_task,
+    decomposition_figure,
+    decomposition_table,
+    degradation_figure,
+    degradation_table,
+    filters_figure,
+    memory_ends,
+    sizes_figure,
+    sizes_table,
+    temperature_figure,
+)
+from analysis.studies import Study
+from tests.analysis.papers.made_studies import made_study, nothing, seeds
+
+FIGURES: list[tuple[Callable[[Study], Figure], str]] = [
+    (sizes_figure, "filtered_sizes"),
+    (decomposition_figure, "filtered_decomposition"),
+    (filters_figure, "filtered_filters"),
+    (degradation_figure, "filtered_degradation"),
+    (temperature_figure, "filtered_temperature"),
+]
+#: Accuracies of seed 0; each further seed has a point more.
+SCORES = {"transformer": 0.4, "luna": 0.5, "luna_shared": 0.45, "filtered_memory": 0.6, "luna_filter": 0.52}
+
+
+def score(job: Any) -> float:
+    cells = job.settings.get("model.memory_len") or 1
+    kind = {"max_pool": 0.1, "none": -0.2}.get(job.settings.get("model.filter"), 0.0)
+    learned = 0.05 * (job.settings.get("model.pack_temperature") == "learn")
+    return SCORES.get(job.variant, 0.45) + 0.01 * job.seed + 0.001 * cells + kind + learned
+
+
+def looks(job: Any, step: int) -> dict[str, float]:
+    loss = {"luna": 0.1, "luna_shared": 0.1, "filtered_memory": 0.01}.get(job.variant, 0.05)
+    return {"effective_rank": 8 - loss * step + 0.01 * job.seed, "cosine": step / 100}
+
+
+def study(name: str, **options: Any) -> Study:
+    return made_study(name, score, looks=looks if name == "filtered_degradation" else None, **options)
+
+
+def texts(figure: Figure) -> str:
+    return " ".join(text.get_text().replace("\n", " ") for text in figure.texts) + figure.get_supxlabel()
+
+
+@pytest.mark.parametrize(("draw", "name"), FIGURES)
+def test_whole_half_and_nothing(draw: Callable[[Study], Figure], name: str) -> None:
+    whole = draw(study(name))
+    assert whole.axes
+    assert whole.get_supxlabel() == ""
+    half = draw(study(name, keep=seeds(0)))
+    assert len(half.axes) == len(whole.axes)
+    assert "To make them: python run.py" in half.get_supxlabel()
+    none = draw(study(name, keep=nothing))
+    assert none.axes == [], "never an empty axis"
+    assert f"python run.py -m +study={name}" in texts(none)
+
+
+def test_sizes_are_drawn_down_to_one_cell() -> None:
+    figure = sizes_figure(study("filtered_sizes"))
+    axes = figure.axes[0]
+    lines = {line.get_label(): line for line in axes.lines}
+    assert np.asarray(lines["filtered_memory"].get_xdata()).tolist() == [1, 4, 16, 64]
+    assert np.asarray(lines["filtered_memory"].get_ydata()).tolist() == pytest.approx([0.611, 0.614, 0.626, 0.674])
+    assert np.asarray(lines["transformer"].get_ydata()).tolist() == pytest.approx([0.411, 0.411])
+    assert np.asarray(lines["trivial floor"].get_ydata()).tolist() == [0.1, 0.1]
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "filtered_memory  (n = 3)" in legend
+    assert "transformer  (n = 3)" in legend
+    rows = sizes_table(study("filtered_sizes")).splitlines()
+    assert rows[0] == "| model | lra_listops, % | lra_text, % |"
+    best = "**67.4 (66.4 to 68.4), n = 3**"
+    assert rows[-1] == f"| `filtered_memory`, memory 64 | {best} | {best} |"
+
+
+def test_the_decomposition_is_of_differences() -> None:
+    figure = decomposition_figure(study("filtered_decomposition"))
+    assert [axes.get_title() for axes in figure.axes] == ["lra_listops", "lra_text", "all tasks"]
+    points = [line for line in figure.axes[0].lines if line.get_linestyle() == "None"]
+    found = [float(np.asarray(line.get_xdata())[0]) for line in points]
+    assert found == pytest.approx([-5, 2, -5, -5, -5, 10])
+    shared = decomposition_figure(study("filtered_decomposition"), "luna_shared")
+    labels = [label.get_text() for label in shared.axes[0].get_yticklabels()]
+    assert labels[0] == CHANGES["luna"]
+    table = decomposition_table(study("filtered_decomposition"))
+    assert "| `luna_filter`: + filter | 53.1 (52.1 to 54.1), n = 3 | +2.0 (+2.0 to +2.0), n = 3, g = 1.6 |" in table
+
+
+def test_filters_by_kind_kernel_and_stride() -> None:
+    figure = filters_figure(study("filtered_filters"))
+    lines = {line.get_label(): line for line in figure.axes[0].lines}
+    assert set(lines) == {
+        *("trivial floor", "no filter", "conv, stride 1", "conv, stride 2", "max_pool, stride 1", "max_pool, stride 2"),
+    }
+    assert np.asarray(lines["max_pool, stride 2"].get_xdata()).tolist() == [2, 4, 8]
+    assert np.asarray(lines["max_pool, stride 2"].get_ydata()).tolist() == pytest.approx([0.711] * 3)
+    assert lines["conv, stride 2"].get_markerfacecolor() == "white"
+    assert np.asarray(lines["no filter"].get_ydata())[0] == pytest.approx(0.411)
+
+
+def test_degradation_is_drawn_by_step() -> None:
+    figure = degradation_figure(study("filtered_degradation"))
+    assert len(figure.axes) == 2, "measures that nobody took have no panel"
+    ranks = {str(line.get_label()): line for line in figure.axes[0].lines}
+    assert np.asarray(ranks["luna"].get_xdata()).tolist() == [10, 20, 30]
+    assert np.asarray(ranks["luna"].get_ydata()).tolist() == pytest.approx([7.01, 6.01, 5.01])
+    ends = memory_ends(study("filtered_degradation").memory)
+    assert len(ends) == 15
+    assert ends.loc[ends["variant"] == "luna", "effective_rank_first"].tolist() == pytest.approx([7, 7.01, 7.02])
+    table = degradation_table(study("filtered_degradation"))
+    assert "| `luna` | 3 | 7.01 (7.00 to 7.02) | 5.01 (5.00 to 5.02) | 0.30 (0.30 to 0.30) | 51.1" in table
+
+
+def test_temperatures_stand_side_by_side() -> None:
+    figure = temperature_figure(study("filtered_temperature"))
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["unit", "sqrt", "learn"]
+    ours = [line for line in axes.lines if str(line.get_label()).startswith("unpacking")]
+    assert sorted(map(float, np.asarray(ours[0].get_ydata()))) == pytest.approx([0.611, 0.611, 0.661])
+
+
+def test_tables_of_nothing_name_the_command() -> None:
+    for table, name in ((sizes_table, "filtered_sizes"), (decomposition_table, "filtered_decomposition")):
+        assert f"python run.py -m +study={name}" in table(study(name, keep=nothing))
+    assert "python run.py" in degradation_table(study("filtered_degradation", keep=nothing))
+
+
+def decided(score: Callable[[Any], float], looks: Callable[[Any, int], dict[str, float]], **options: Any) -> list[str]:
+    names = dict.fromkeys(part.study for claim in CLAIMS for part in claim.parts)
+    studies = {name: made_study(name, score, looks=looks, **options) for name in names}
+    return [
+        outcome([part.test(studies[part.study]) for part in claim.parts]) for claim in CLAIMS if not claim.untestable
+    ]
+
+
+def test_claims_in_both_directions() -> None:
+    def helps(job: Any) -> float:
+        steps = ("luna_no_value", "luna_pack_temperature", "luna_unpack_unscaled")
+        return score(job) + 0.1 * (job.variant in steps) + (0.001 * job.seed if job.variant in SCORES else 0)
+
+    def rises(job: Any, step: int) -> dict[str, float]:
+        return {"effective_rank": 16 - looks(job, step)["effective_rank"]}
+
+    assert decided(helps, looks) == ["reproduced"] * 7
+    assert decided(lambda job: 1 - helps(job), rises) == ["not reproduced"] * 7
+    assert decided(helps, looks, keep=nothing) == ["not run"] * 7
+    assert decided(helps, looks, keep=seeds(0)) == ["not run"] * 7
+
+
+def test_some_task_is_enough() -> None:
+    runs = study("filtered_decomposition").runs
+    better, worse = (runs[(runs["variant"] == name) & (runs["task"] == "lra_text")] for name in ("luna", "luna_shared"))
+    assert any_task([better, worse], [worse, better]).value == "supported"
+    assert any_task([worse], [better]).value == "contradicted"
+    assert any_task([better], [better]).value == "undecided"
+    assert any_task([better.iloc[:0]], [better]).value == "not tested"
+
+
+def test_what_is_committed_can_be_judged() -> None:
+    assert [found.claim for found in judge(CLAIMS)] == list(CLAIMS)
