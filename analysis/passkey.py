@@ -4,6 +4,8 @@ The rows that these functions take are those of :func:`experiments.results.load_
 number of blocks between key and question. A length and depth can have two of them, so means are taken by :func:`cells`.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -13,18 +15,20 @@ from matplotlib.image import AxesImage
 from analysis.style import colour, mean_with_interval
 
 
-def cells(slices: pd.DataFrame) -> pd.DataFrame:
-    """One row per variant, seed, length and depth: exact match over all its prompts, however many blocks between.
+def cells(slices: pd.DataFrame, by: str = "variant", scores: Sequence[str] = ("exact_match",)) -> pd.DataFrame:
+    """One row per group, seed, length and depth: scores over all its prompts, however many blocks between.
 
     Args:
-        slices: Columns ``variant, seed, length_blocks, factor, depth, n, exact_match``.
+        slices: Columns ``by, seed, length_blocks, factor, depth, n`` and those of ``scores``.
+        by: Column of groups.
+        scores: Shares of right answers.
     """
-    keys = ["variant", "seed", "length_blocks", "factor", "depth"]
+    keys, names = [by, "seed", "length_blocks", "factor", "depth"], list(scores)
     if not slices.duplicated(keys).any():
         return slices
-    right = slices.assign(exact_match=slices["n"] * slices["exact_match"])
-    summed = right.groupby(keys, sort=False, as_index=False)[["n", "exact_match"]].sum()
-    return summed.assign(exact_match=summed["exact_match"] / summed["n"])
+    right = slices.assign(**{name: slices["n"] * slices[name] for name in names})
+    summed = right.groupby(keys, sort=False, as_index=False)[["n", *names]].sum()
+    return summed.assign(**{name: summed[name] / summed["n"] for name in names})
 
 
 def passkey_figure(slices: pd.DataFrame, reach: dict[str, int] | None = None) -> Figure:
@@ -50,6 +54,34 @@ def passkey_figure(slices: pd.DataFrame, reach: dict[str, int] | None = None) ->
         _mark_lengths(axes, lengths, longest, (reach or {}).get(variant))
     figure.colorbar(images[-1], ax=figure.axes, label="exact match", shrink=0.85)
     _curves(figure.add_subplot(grid[1, :]), slices, longest, reach or {})
+    return figure
+
+
+def maps_figure(slices: pd.DataFrame, by: str = "variant", *, columns: int = 5) -> Figure:
+    """A map of exact match over length and depth for each group, without curves: for many groups.
+
+    Args:
+        slices: Columns ``by, seed, length_blocks, factor, depth, n, exact_match``.
+        by: Column of groups, in the order of the maps; its values are their titles.
+        columns: Maps side by side.
+    """
+    slices = cells(slices, by)
+    names = list(dict.fromkeys(slices[by]))
+    lines, columns = -(-len(names) // columns), min(columns, len(names))
+    figure = Figure(figsize=(max(6.0, 1.0 + 1.85 * columns), 0.9 + 1.75 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False)
+    for place, axes in enumerate(panels.flat):
+        if place >= len(names):
+            axes.set_visible(False)
+            continue
+        rows = slices[slices[by] == names[place]]
+        lengths = sorted(map(int, rows["length_blocks"].unique()))
+        image = _map(axes, rows, lengths)
+        axes.set_title(f"{names[place]}  (n = {rows['seed'].nunique()})", fontsize=8)
+        axes.set_ylabel("depth of the key" if place % columns == 0 else "", fontsize=8)
+        axes.set_xlabel("length in blocks" if place + columns >= len(names) else "", fontsize=8)
+        _mark_lengths(axes, lengths, int(rows.loc[rows["factor"] <= 1, "length_blocks"].max()), None)
+    figure.colorbar(image, ax=panels, label="exact match", shrink=0.6)
     return figure
 
 

@@ -12,6 +12,7 @@
 | ``slices.csv`` | each slice of a test | ``run_id``, then length, depth and the like, and the scores |
 | ``curves.csv`` | each validation | ``run_id``, ``step``, and the scores |
 | ``memory.csv`` | each look at the memory | ``run_id``, ``step``, and the measures |
+| ``heads.csv`` | each layer and head of a trained model | ``run_id``, ``layer``, ``head``, and the measures |
 
 A study that measures speed (mode=bench) has no runs but ``bench.csv``: a row for each arm or package, phase and length.
 
@@ -39,7 +40,7 @@ from analysis.bench_files import (
     refuse_mixed_rows,
 )
 from analysis.study_files import FIRST, KEYS, LABELS, as_text, cell_text, merge, read_study, typed_table
-from experiments.results import find_same, load_config, load_curves, load_jobs, load_results, load_slices
+from experiments.results import find_same, load_config, load_curves, load_heads, load_jobs, load_results, load_slices
 
 if TYPE_CHECKING:
     from experiments.results import StudyJob, StudyPlan
@@ -75,11 +76,21 @@ class Study:
     ``length``, in the order of the arms. Empty where the study trains."""
     mode: str = "train"
     """train, or bench: measures speed, has no runs and no seeds."""
+    heads: pd.DataFrame = field(default_factory=pd.DataFrame, kw_only=True)
+    """How each ``layer`` and ``head`` reads, writes and gates its memory after training, likewise."""
 
     @property
     def arm(self) -> list[str]:
         """Columns that name an arm: what all its seeds share."""
         return ["task", "variant", *self.varied]
+
+    def _telling(self, rows: pd.DataFrame) -> list[str]:
+        """Which settings of an arm to name: all, or, beside its label, those that the label leaves open."""
+        if "arm" not in self.varied:
+            return [name for name in self.varied if not pd.isna(rows[name].iloc[0])]
+        own = pd.concat([table for table in (self.runs, self.missing) if len(table)])
+        own = own[own["arm"] == rows["arm"].iloc[0]]
+        return ["arm", *(name for name in self.varied if name != "arm" and own[name].nunique(dropna=False) > 1)]
 
     def describe_missing(self) -> str:
         """The arms that lack seeds, or lengths, in one line; empty when all is there."""
@@ -94,8 +105,7 @@ class Study:
             counts = {_arm_key(key): int(count) for key, count in have.items()}
         for key, rows in self.missing.groupby(self.arm, sort=False, dropna=False):
             done = counts.get(_arm_key(key), 0)
-            texts = {name: cell_text(rows[name].iloc[0]) for name in self.varied}
-            settings = "".join(f" {name}={text}" for name, text in texts.items() if text)
+            settings = "".join(f" {name}={cell_text(rows[name].iloc[0])}" for name in self._telling(rows))
             where = f"{rows['variant'].iloc[0]} on {rows['task'].iloc[0]}{settings}"
             parts.append(f"{where}: {done} of {done + len(rows)} seeds")
         return "; ".join(parts)
@@ -136,9 +146,9 @@ def load_study(
         runs = runs.reindex(columns=list(dict.fromkeys([*runs, *plan.varied])))
     refuse_mixed(runs, plan.varied)
     labels = runs.reindex(columns=["run_id", *LABELS, *plan.varied])
-    slices, curves, memory = (_labelled(typed_table(tables[kind]), labels) for kind in ("slices", "curves", "memory"))
+    slices, curves, memory, heads = (_labelled(typed_table(tables[kind]), labels) for kind in KEYS if kind != "runs")
     missing, size = _missing(plan, runs), len(plan.jobs)
-    return Study(name, plan.scale, runs, slices, curves, memory, missing, plan.command, plan.varied, size)
+    return Study(name, plan.scale, runs, slices, curves, memory, missing, plan.command, plan.varied, size, heads=heads)
 
 
 def _bench_study(plan: StudyPlan, scale: str | None, text: pd.DataFrame) -> Study:
@@ -224,6 +234,7 @@ def live_tables(study: str | StudyPlan, root: str | os.PathLike[str] | None = No
         "slices": load_slices(runs=runs),
         "curves": load_curves(runs, "val"),
         "memory": load_curves(runs, "memory"),
+        "heads": load_heads(runs),
     }
     return {kind: as_text(frame, kind) for kind, frame in frames.items()}
 

@@ -26,6 +26,7 @@ KEYS = {
     "slices": ("run_id",),
     "curves": ("run_id", "step"),
     "memory": ("run_id", "step"),
+    "heads": ("run_id", "layer", "head"),
 }
 
 
@@ -49,7 +50,7 @@ _TEXT = frozenset(
 ) - {"seed", "larger_is_better"}
 
 
-#: Of load_slices and load_curves: what runs.csv holds, and what is different each time.
+#: Of load_slices, load_curves and load_heads: what runs.csv holds, and what is different each time.
 _NOT_KEPT = frozenset((*LABELS, "arm", "config_hash", "folder", "split", "attempt", "time"))
 
 
@@ -62,7 +63,7 @@ def read_study(name: str, committed: Path | None = None) -> dict[str, pd.DataFra
     folder = (committed or STUDIES) / name
     tables = {kind: read_csv(folder / f"{kind}.csv") for kind in KEYS}
     known = set(tables["runs"].get("run_id", ()))
-    for kind in ("slices", "curves", "memory"):
+    for kind in KEYS:
         strange = set(tables[kind].get("run_id", ())) - known
         if strange:
             raise ValueError(f"{folder / kind}.csv: no row of runs.csv is {sorted(strange)[0]}: one of them is torn")

@@ -8,6 +8,7 @@ dashed. A figure that lacks runs says which, and what makes them; it is never le
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,14 @@ def drawn(variant: str) -> dict[str, Any]:
 
 
 def mean_with_interval(
-    ax: Axes, frame: pd.DataFrame, x: str, y: str, by: str = "variant", *, show_n: bool = True
+    ax: Axes,
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    by: str = "variant",
+    *,
+    show_n: bool = True,
+    looks: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """A line for each group through means over seeds, and a band for the 95 % bootstrap interval over seeds.
 
@@ -127,11 +135,12 @@ def mean_with_interval(
         y: column of scores.
         by: column of groups; variants have their own looks, other groups one after the other.
         show_n: say behind each name how many seeds there are.
+        looks: what ``Axes.plot`` is told of a group, for groups that are arms of one variant.
     """
     seeds = frame.groupby([by, x, "seed"], sort=False, as_index=False)[y].mean()
     names = list(dict.fromkeys(frame[by]))
     for number, name in enumerate(names):
-        look = drawn(str(name) if by == "variant" else list(COLOURS)[number % len(COLOURS)])
+        look = (looks or {}).get(name) or drawn(str(name) if by == "variant" else list(COLOURS)[number % len(COLOURS)])
         means = intervals(seeds[seeds[by] == name], y, [x]).sort_values(x)
         means = means[means["n"] > 0]
         ax.plot(means[x], means["mean"], label=f"{name}{_seeds(means['n'])}" if show_n else str(name), **look)

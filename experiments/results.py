@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from experiments.bench_rows import read_rows
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 #: Columns of a result that are put beside each slice, so that slices can be grouped alone.
 _LABELS = ("run_id", "config_hash", "study", "arm", "model", "variant", "task", "scale", "seed", "data_source")
+
+#: Of diagnostics.npz, those by layer and head: see models/probe.py.
+HEAD_MEASURES = ("read_entropy", "read_share", "write_entropy", "keep_share", "gate")
 
 #: One of these is in every run's folder.
 _RUN_FILES = ("result.json", "status.json", "lock")
@@ -107,6 +111,34 @@ def load_curves(runs: pd.DataFrame, split: str) -> pd.DataFrame:
             lines = (line for line in handle if label in line)  # most are of another split: they need not be parsed
             rows += [{**labels, **row} for row in _metric_rows(lines, path) if row["split"] == split]
     return _frame(rows)
+
+
+def load_heads(runs: pd.DataFrame) -> pd.DataFrame:
+    """How each layer and head reads, writes and gates its memory: shares and entropies of diagnostics.npz.
+
+    Args:
+        runs: rows of :func:`load_results`.
+
+    Returns:
+        One row for each layer (0 = bottom) and head of a run, beside its labels: those of :data:`HEAD_MEASURES` that it
+        has. A gate that has slots instead of heads counts these.
+    """
+    rows = []
+    for labels in runs.reindex(columns=[*_LABELS, "folder"]).to_dict("records"):
+        with suppress(FileNotFoundError), np.load(os.path.join(labels["folder"], "diagnostics.npz")) as stored:
+            tables = {name: stored[name] for name in HEAD_MEASURES if name in stored}
+            rows += [{**labels, **row} for row in _head_rows(tables)]
+    return _frame(rows)
+
+
+def _head_rows(tables: Mapping[str, NDArray[np.float64]]) -> Iterator[dict[str, Any]]:
+    """Tables [layers, heads], of which some may be narrower or have none, as rows."""
+    cells: dict[tuple[int, int], dict[str, Any]] = {}
+    for name, table in tables.items():
+        for layer, head in zip(*np.isfinite(table).nonzero(), strict=True):
+            cells.setdefault((int(layer), int(head)), {})[name] = float(table[layer, head])
+    for (layer, head), measures in sorted(cells.items()):
+        yield {"layer": layer, "head": head, **measures}
 
 
 def load_bench(root: str | os.PathLike[str] | None = None) -> pd.DataFrame:

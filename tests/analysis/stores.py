@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -64,8 +65,9 @@ def write_run(root: Path, **changes: Any) -> Path:
 
     Args:
         root: a results folder.
-        **changes: fields of result.json, and ``learning_rate``.
+        **changes: fields of result.json, ``learning_rate``, and ``heads``: arrays [layers, heads] of diagnostics.npz.
     """
+    heads = changes.pop("heads", None)
     rate = changes.pop("learning_rate", 0.001)
     labels = {"study": "widths", "model": "luna", "task": "passkey", "scale": "laptop", "seed": 0, **changes}
     setting = f"{sum(map(ord, labels['model'] + str(rate) + labels['scale'])):010x}"
@@ -103,6 +105,8 @@ def write_run(root: Path, **changes: Any) -> Path:
     rows += [{"step": step, "split": "val", "exact_match": step / 10, "attempt": 1, "time": 1.5} for step in (5, 10)]
     rows += [{"step": 10, "split": "memory", "rms": 0.75, "attempt": 1, "time": 1.5}]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if heads is not None:
+        np.savez(folder / "diagnostics.npz", **heads)
     return folder
 
 

@@ -12,6 +12,7 @@ import pytest
 from analysis.collect import collect, main
 from analysis.studies import Study, load_study
 from experiments import studies
+from experiments.results import load_heads, load_results
 from tests.analysis.stores import more_studies, write_run
 
 
@@ -47,6 +48,20 @@ def test_frames_hold_labels_settings_and_scores(store: Path) -> None:
     assert study.curves[["step", "exact_match"]].values.tolist()[:2] == [[5, 0.5], [10, 1.0]]
     assert study.memory["rms"].tolist() == [0.75] * 3
     assert not {"attempt", "time", "split"} & set(study.curves)
+
+
+def test_heads_have_a_row_each_in_store_and_files(store: Path) -> None:
+    tables = {"gate": [[0.25, 0.5], [0.75, float("nan")]], "read_share": [[0.125], [float("nan")]], "spectrum": [[1.0]]}
+    write_run(store, model="luna", seed=0, learning_rate=0.002, heads=tables)
+    study = load(store)
+    assert study.heads[["variant", "seed", "trainer.learning_rate"]].drop_duplicates().values.tolist() == [
+        ["luna", 0, 0.002]
+    ]
+    rows = study.heads[["layer", "head", "read_share", "gate"]].fillna(-1).values.tolist()
+    assert rows == [[0, 0, 0.125, 0.25], [0, 1, -1, 0.5], [1, 0, -1, 0.75]]
+    assert load_heads(load_results(store).iloc[:0]).empty
+    collect("widths", root=store, committed=store.parent / "studies")
+    pd.testing.assert_frame_equal(study.heads, load(store, live=False).heads)
 
 
 def test_what_is_missing_is_named_with_its_command(store: Path) -> None:

@@ -1,0 +1,121 @@
+"""Arms of a study, where a variant has several: which rows, how they look, and tables of their scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from analysis.published import setting_values
+from analysis.readme import markdown
+from analysis.statistics import Interval, mean_interval
+from analysis.studies import Study
+from analysis.style import MARKERS, drawn
+
+
+def only_arms(study: Study, arms: Mapping[str, str]) -> Study:
+    """A study of some of its arms, in this order, with their names in a column ``label``.
+
+    Args:
+        study: whose runs name their ``arm``.
+        arms: what each is called in a figure.
+    """
+    kinds = ("runs", "slices", "curves", "memory", "heads", "missing")
+    tables: dict[str, Any] = {kind: _labelled(getattr(study, kind), arms) for kind in kinds}
+    return replace(study, **tables, num_jobs=len(tables["runs"]) + len(tables["missing"]))
+
+
+def _labelled(frame: pd.DataFrame, arms: Mapping[str, str]) -> pd.DataFrame:
+    if frame.empty:
+        return frame
+    rows = frame[frame["arm"].isin(list(arms))]
+    order = rows["arm"].map({arm: place for place, arm in enumerate(arms)})
+    return rows.assign(label=rows["arm"].map(arms)).iloc[order.argsort(kind="stable")].reset_index(drop=True)
+
+
+def longest(runs: pd.DataFrame, score: str) -> str:
+    """The column of a test score at the longest multiple of the training length; the plain one where there is none."""
+    found = {}
+    for column in map(str, runs):
+        name, _, factor = column.partition("@")
+        if name == f"test/{score}" and factor.endswith("x") and runs[column].notna().any():
+            found[float(factor[:-1])] = column
+    return found[max(found)] if found else f"test/{score}"
+
+
+def score_table(runs: pd.DataFrame, by: Sequence[str], scores: Mapping[str, str], *, digits: int = 3) -> str:
+    """Means over seeds with their intervals, a line for each group: Markdown.
+
+    Args:
+        runs: columns ``by, seed`` and those of ``scores``.
+        by: columns of groups, in order of appearance.
+        scores: column of each score, by its heading.
+        digits: behind the point.
+    """
+    heads = [name.rpartition(".")[2] for name in by]
+    lines = []
+    for key, rows in runs.groupby(list(by), sort=False, dropna=False):
+        found = [interval_text(mean_interval(rows.get(column, ())), digits) for column in scores.values()]
+        lines.append([*map(_plain, key), *found, str(rows["seed"].nunique())])
+    return markdown([*heads, *scores, "n"], lines)
+
+
+def published_table(rows: pd.DataFrame, setting: str, column: str = "dataset") -> str:
+    """A paper's numbers as printed, a line for each model and value of a setting: Markdown.
+
+    Args:
+        rows: of :func:`analysis.published.published`.
+        setting: key that tells the lines of one model apart.
+        column: whose values head the columns.
+    """
+    heads = list(dict.fromkeys(rows[column]))
+    values = setting_values(rows, setting)
+    lines = []
+    for (model, value), own in rows.assign(at=values).groupby(["model", "at"], sort=True, dropna=False):
+        cells = {row[column]: f"{row['value']:g}{' %' if row['unit'] == '%' else ''}" for row in own.to_dict("records")}
+        lines.append([str(model), _plain(value), *(cells.get(head, "") for head in heads)])
+    return markdown(["published", setting, *heads], lines)
+
+
+def interval_text(found: Interval, digits: int = 3) -> str:
+    """``mean (low to high)``; the mean alone for one seed, a dash for none."""
+    if found.n == 0:
+        return "-"
+    mean = f"{found.mean:.{digits}f}"
+    return mean if math.isnan(found.low) else f"{mean} ({found.low:.{digits}f} to {found.high:.{digits}f})"
+
+
+def _plain(value: object) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def published_lines(ax: Axes, rows: pd.DataFrame, x: str, by: str = "dataset") -> None:
+    """A paper's numbers of one model on several data sets: a dashed line with hollow markers for each.
+
+    Args:
+        ax: to draw into; the numbers are drawn as printed.
+        rows: of :func:`analysis.published.published`.
+        x: setting whose value is the place of a number.
+        by: column of lines.
+    """
+    places = pd.to_numeric(setting_values(rows, x))
+    for number, (name, own) in enumerate(rows.assign(place=places).groupby(by, sort=False)):
+        own = own.sort_values("place")
+        look = {**drawn(list(MARKERS)[number]), "linestyle": "--", "markerfacecolor": "none", "linewidth": 1}
+        ax.plot(own["place"], own["value"], label=f"{name}, {own['paper'].iloc[0]} (published)", **look)
+
+
+def plain_ticks(ax: Axes, places: pd.Series) -> None:
+    """Ticks of a logarithmic axis where there is something, as plain numbers; those that would touch are left out."""
+    shown: list[float] = []
+    for place in sorted({float(place) for place in places.dropna()}):
+        if place > 0 and (not shown or place / shown[-1] > 1.35):
+            shown.append(place)
+    ax.set_xticks(shown, [f"{place:,.10g}" for place in shown])
+    ax.set_xticks([], minor=True)
