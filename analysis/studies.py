@@ -71,10 +71,10 @@ class Study:
     """What it varies beside model, task and seed: ``arm``, where it has some, and dotted names of settings."""
     num_jobs: int = 0
     """Of the study: arms times seeds, or arms times lengths where speed is measured."""
-    bench: pd.DataFrame = field(default_factory=pd.DataFrame)
+    bench: pd.DataFrame = field(default_factory=pd.DataFrame, kw_only=True)
     """Measurements of speed, as in bench.csv: a row for each ``name`` (arm, variant or package), ``phase`` and
     ``length``, in the order of the arms. Empty where the study trains."""
-    mode: str = "train"
+    mode: str = field(default="train", kw_only=True)
     """train, or bench: measures speed, has no runs and no seeds."""
     heads: pd.DataFrame = field(default_factory=pd.DataFrame, kw_only=True)
     """How each ``layer`` and ``head`` reads, writes and gates its memory after training, likewise."""
