@@ -1,6 +1,6 @@
 """Passkey: where a key said once is still found, by length and depth.
 
-The rows that these functions take are those of :func:`experiments.results.load_slices`: one per run, length, depth and
+The rows that these functions take are ``slices`` of :func:`analysis.studies.load_study`: one per run, length, depth and
 number of blocks between key and question. A length and depth can have two of them, so means are taken by :func:`cells`.
 """
 

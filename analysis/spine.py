@@ -1,83 +1,63 @@
 """The measured table and figure of README: the first variants, two tasks, three seeds (``conf/study/spine.yaml``).
 
     python run.py -m +study=spine          # train and test, hours or minutes: skips what is done
-    python -m analysis.spine --collect     # copy what the store holds into results/spine*.csv
+    python -m analysis.collect spine       # copy what the store holds into results/studies/spine/
     python -m analysis.spine               # redraw table and figure from those files alone
 
 The csv files are committed, so that table and figure can be redrawn years later without any run.
 """
 
 import argparse
-from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from analysis.passkey import cells, passkey_figure
 from analysis.readme import README, markdown, write_section
 from analysis.statistics import mean_and_interval
-from analysis.studies import refuse_mixed
-from analysis.style import save
-from experiments.results import load_config, load_results, load_slices
-
-RESULTS = Path(__file__).resolve().parents[1] / "results"
+from analysis.studies import Study, load_study
+from analysis.style import FIGURES, save
 
 VARIANTS = ("transformer", "block_window", "luna", "fam", "fam_gated")
-RUN_COLUMNS = [
-    *("run_id", "study", "model", "variant", "task", "scale", "seed", "data_source", "data_checksum", "status"),
-    *("test/accuracy", "test/exact_match", "test/symbol_accuracy", "test/n", "val/accuracy", "val/exact_match"),
-    *("steps", "best_step", "num_params", "state_size", "train_flops", "tokens_per_second", "peak_memory_bytes"),
-    *("wall_seconds", "device", "precision", "torch", "git_sha", "config_hash", "hardware", "attempts", "reach_blocks"),
-]
-SLICE_COLUMNS = [
-    "variant",
-    "seed",
-    "length_blocks",
-    "length_tokens",
-    "factor",
-    "depth",
-    "blocks_between",
-    "n",
-    "exact_match",
-    "symbol_accuracy",
-]
 
 
-def collect(store: Path | None) -> None:
-    """Copy the study's finished runs into the committed csv files."""
-    runs = load_results(store)
-    runs = runs[runs["study"] == "spine"].sort_values(["task", "variant", "seed"])
-    check(runs)
-    runs["reach_blocks"] = [_reach(Path(folder)) for folder in runs["folder"]]
-    exact = [column for column in map(str, runs) if column.startswith("test/exact_match@")]
-    runs.reindex(columns=[*RUN_COLUMNS, *exact]).to_csv(RESULTS / "spine.csv", index=False)
-    slices = load_slices(store)
-    slices = slices[(slices["study"] == "spine") & (slices["task"] == "passkey")]
-    slices = slices.reindex(columns=SLICE_COLUMNS)  # runs made before there was such a column have none between
-    slices.sort_values(SLICE_COLUMNS[:7]).to_csv(RESULTS / "spine_passkey.csv", index=False)
+def load() -> Study:
+    """The committed runs.
+
+    Raises:
+        ValueError: a file is torn, or its rows cannot stand in one table.
+    """
+    study = load_study("spine", live=False)
+    check(study.runs)
+    return study
 
 
 def check(runs: pd.DataFrame) -> None:
-    """Refuse to mix: one table row is one setting at one scale on one source, and all have the same seeds.
+    """Refuse rows of a table that are means over other seeds than its others.
 
     Raises:
-        ValueError: names what differs.
+        ValueError: names the seeds.
     """
-    refuse_mixed(runs)
     for name, rows in runs.groupby("task"):
         seeds = {variant: sorted(group["seed"]) for variant, group in rows.groupby("variant")}
         if len(set(map(tuple, seeds.values()))) != 1:
             raise ValueError(
-                f"{name!s}: variants have different seeds ({seeds}); a run that was first made outside the study "
-                "carries no label: repeat it with +study=spine force=true"
+                f"{name!s}: variants have different seeds ({seeds}): run what is missing (python run.py -m "
+                "+study=spine), then python -m analysis.collect spine"
             )
 
 
-def _reach(folder: Path) -> int | None:
-    """Blocks that a window can look through with all its layers, its own included; None where nothing bounds it."""
-    config = load_config(folder)
-    if config["model"]["name"] != "block_window":
-        return None
-    return int(config["backbone"]["depth"] * config["model"]["memory_blocks"] + 1)
+def figure(study: Study) -> Figure:
+    """Exact match of ``passkey`` over length and depth."""
+    rows = study.slices[study.slices["task"] == "passkey"]
+    rows = pd.concat([rows[rows["variant"] == variant] for variant in VARIANTS])
+    return passkey_figure(rows, reach(study.runs))
+
+
+def reach(runs: pd.DataFrame) -> dict[str, int]:
+    """Blocks that a window can look through on ``passkey``, for the variants that it bounds."""
+    bounded = runs[(runs["task"] == "passkey") & runs["reach_blocks"].notna()]
+    return {str(name): int(blocks) for name, blocks in zip(bounded["variant"], bounded["reach_blocks"], strict=True)}
 
 
 def text_table(runs: pd.DataFrame) -> str:
@@ -92,7 +72,7 @@ def text_table(runs: pd.DataFrame) -> str:
 
 def passkey_table(runs: pd.DataFrame, slices: pd.DataFrame) -> str:
     """Exact match on ``passkey`` by length, mean over depths, with the state that each variant carries."""
-    slices = cells(slices)
+    slices = cells(slices[slices["task"] == "passkey"])
     longest = int(slices.loc[slices["factor"] <= 1, "length_blocks"].max())
     lengths = sorted(map(int, slices["length_blocks"].unique()))
     header = ["`model=`", "seeds", *(f"{n} blocks" + (" (trained)" if n <= longest else "") for n in lengths)]
@@ -126,10 +106,9 @@ def report(runs: pd.DataFrame, slices: pd.DataFrame) -> str:
     made_by = (
         f"`python run.py -m +study=spine` at laptop scale, data `{source}`; {runs['hardware'].iloc[0]}, two runs at a "
         f"time, one thread each; commit {commits}. Mean over seeds and 95 % bootstrap interval over seeds. Redrawn by "
-        "`python -m analysis.spine` from [`results/spine.csv`](results/spine.csv) and "
-        "[`results/spine_passkey.csv`](results/spine_passkey.csv). Other work ran on the same cores, so tokens/s "
-        'and minutes are no timings to compare. Lengths marked "not run" were left out by the transformer\'s '
-        "`task.eval_factors` (`conf/study/spine.yaml`)."
+        "`python -m analysis.spine` from [`results/studies/spine/`](results/studies/spine). Other work ran on the same "
+        'cores, so tokens/s and minutes are no timings to compare. Lengths marked "not run" were left out by the '
+        "transformer's `task.eval_factors` (`conf/study/spine.yaml`)."
     )
     text = "**`lra_text`**, the first 512 bytes of a review (majority 50 %; TF-IDF, logistic regression 88.9 %):"
     passkey = "**`passkey`**, exact match of a five-digit key in %, decoded greedily, mean over depths:"
@@ -139,19 +118,11 @@ def report(runs: pd.DataFrame, slices: pd.DataFrame) -> str:
 
 def main() -> None:
     """Command line: see the module's docstring."""
-    parser = argparse.ArgumentParser(description="Table and figure of the study `spine`.")
-    parser.add_argument("--collect", action="store_true", help="first copy the store's runs into results/spine*.csv")
-    parser.add_argument("--store", type=Path, help="results folder to collect from (default: where runs are stored)")
-    arguments = parser.parse_args()
-    if arguments.collect:
-        collect(arguments.store)
-    runs, slices = pd.read_csv(RESULTS / "spine.csv"), pd.read_csv(RESULTS / "spine_passkey.csv")
-    slices = pd.concat([slices[slices["variant"] == variant] for variant in VARIANTS])
-    bounded = runs[(runs["task"] == "passkey") & runs["reach_blocks"].notna()]
-    reach = {str(name): int(blocks) for name, blocks in zip(bounded["variant"], bounded["reach_blocks"], strict=True)}
-    for path in save(passkey_figure(slices, reach), "spine_passkey"):
-        print(f"wrote {path.relative_to(RESULTS.parent)}")
-    write_section("measured", report(runs, slices))
+    argparse.ArgumentParser(description="Table and figure of the study `spine`.").parse_args()
+    study = load()
+    for path in save(figure(study), "spine_passkey"):
+        print(f"wrote {path.relative_to(FIGURES.parents[1])}")
+    write_section("measured", report(study.runs, study.slices))
     print(f"wrote the measured section of {README.name}")
 
 

@@ -55,7 +55,8 @@ class Study:
     scale: str
     """Column of the tables of sizes."""
     runs: pd.DataFrame
-    """Finished runs: fields of result.json, the varied settings, and ``floor``, the task's trivial one."""
+    """Finished runs: fields of result.json, the varied settings, ``floor``, the task's trivial one, and
+    ``reach_blocks``: how many blocks a window looks through with all its layers, its own included, where it has one."""
     slices: pd.DataFrame
     """Test scores by length, depth and the like, beside their run's labels and settings."""
     curves: pd.DataFrame
@@ -92,8 +93,12 @@ class Study:
         own = own[own["arm"] == rows["arm"].iloc[0]]
         return ["arm", *(name for name in self.varied if name != "arm" and own[name].nunique(dropna=False) > 1)]
 
-    def describe_missing(self) -> str:
-        """The arms that lack seeds, or lengths, in one line; empty when all is there."""
+    def describe_missing(self, *, limit: int | None = None) -> str:
+        """The arms that lack seeds, or lengths, in one line; empty when all is there.
+
+        Args:
+            limit: arms that are named; of the others their number. Default: all.
+        """
         if self.missing.empty:
             return ""
         if self.mode == "bench":
@@ -108,6 +113,8 @@ class Study:
             settings = "".join(f" {name}={cell_text(rows[name].iloc[0])}" for name in self._telling(rows))
             where = f"{rows['variant'].iloc[0]} on {rows['task'].iloc[0]}{settings}"
             parts.append(f"{where}: {done} of {done + len(rows)} seeds")
+        if limit is not None and len(parts) > limit:
+            parts = [*parts[:limit], f"{len(parts) - limit} arms more"]
         return "; ".join(parts)
 
 
@@ -227,7 +234,7 @@ def live_tables(study: str | StudyPlan, root: str | os.PathLike[str] | None = No
     arms = {run_id: missing[position].arm for position, run_id in shared.items()}
     others = everything[everything["run_id"].isin(list(arms))]
     runs = pd.concat([own, others.assign(arm=others["run_id"].map(arms))])
-    runs = runs.assign(**_settings(runs, plan.varied), floor=_floors(runs))
+    runs = runs.assign(**_settings(runs, plan.varied), floor=_floors(runs), reach_blocks=_reaches(runs))
     runs = _blank_other_settings(runs, plan)
     frames = {
         "runs": runs[_columns(runs, plan.varied)],
@@ -297,6 +304,16 @@ def _select(config: Mapping[str, Any], name: str) -> Any:
     for key in name.split("."):
         node = node.get(key) if isinstance(node, Mapping) else None
     return node
+
+
+def _reaches(runs: pd.DataFrame) -> list[Any]:
+    """How many blocks each run's window can look through, its own included; None where nothing bounds it."""
+    found: dict[Any, int | None] = {}
+    for label, rows in runs[runs["model"] == "block_window"].groupby("config_hash"):
+        config = load_config(rows["folder"].iloc[0])
+        depth, blocks = _select(config, "backbone.depth"), _select(config, "model.memory_blocks")
+        found[label] = None if depth is None or blocks is None else int(depth) * int(blocks) + 1
+    return [found.get(label) for label in runs["config_hash"]]
 
 
 def _floors(runs: pd.DataFrame) -> list[Any]:

@@ -193,7 +193,8 @@ def missing_note(figure: Figure, study: Study) -> None:
         return
     done = study.num_jobs - len(study.missing)
     what = "measurements" if study.mode == "bench" else "runs"
-    text = f"{done} of {study.num_jobs} {what}. Missing: {study.describe_missing()}.\nTo make them: {study.command}"
+    missing = study.describe_missing(limit=12)
+    text = f"{done} of {study.num_jobs} {what}. Missing: {missing}.\nTo make them: {study.command}"
     width = max(40, int(figure.get_figwidth() * 17))
     lines = [part for paragraph in text.split("\n") for part in textwrap.wrap(paragraph, width, break_on_hyphens=False)]
     figure.supxlabel("\n".join(lines), fontsize=7, x=0.01, ha="left", color="#661100")

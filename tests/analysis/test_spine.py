@@ -9,13 +9,15 @@ import pytest
 from analysis import spine
 from analysis.passkey import cells, passkey_figure
 from analysis.readme import README, marks
-from analysis.style import save
+from analysis.study_files import as_text, read_study, typed_table
+from analysis.style import FIGURES, save
 
 
 def slices(variants: tuple[str, ...] = spine.VARIANTS, seeds: tuple[int, ...] = (0, 1)) -> pd.DataFrame:
     """Perfect up to 4 blocks, wrong from 8 on."""
     rows = [
         {
+            "task": "passkey",
             "variant": variant,
             "seed": seed,
             "length_blocks": blocks,
@@ -88,23 +90,39 @@ def test_report_names_source_commit_and_every_variant() -> None:
     assert "8 blocks |" in text
 
 
-def test_runs_of_two_settings_are_never_one_row() -> None:
-    table = runs().assign(config_hash="a", scale="laptop")
-    spine.check(table)
-    with pytest.raises(ValueError, match=r"runs of several scales \(laptop, smoke\)"):
-        spine.check(table.assign(scale=["smoke", *["laptop"] * (len(table) - 1)]))
+def test_variants_of_one_table_have_the_same_seeds() -> None:
+    spine.check(runs())
     with pytest.raises(ValueError, match="lra_text: variants have different seeds"):
-        spine.check(table.iloc[1:])
+        spine.check(runs().iloc[1:])
+
+
+def test_the_text_task_has_no_part_in_the_passkey_table() -> None:
+    both = pd.concat([slices(), slices().assign(task="lra_text", exact_match=0.0)])
+    assert spine.passkey_table(runs(), both) == spine.passkey_table(runs(), slices())
+
+
+def test_reach_is_that_of_the_windows() -> None:
+    assert spine.reach(runs()) == {"block_window": 3}
 
 
 def test_the_readme_shows_what_the_committed_files_hold() -> None:
     readme = README.read_text(encoding="utf-8")
     begin, end = marks("measured")
     shown = readme.split(begin)[1].split(end)[0].strip()
-    stored = (spine.RESULTS / "spine.csv", spine.RESULTS / "spine_passkey.csv")
-    assert shown == spine.report(*map(pd.read_csv, stored)).strip()
+    study = spine.load()
+    assert shown == spine.report(study.runs, study.slices).strip()
+
+
+def test_the_committed_files_are_in_the_form_that_collecting_writes() -> None:
+    tables = read_study("spine")
+    for kind in ("runs", "slices"):
+        assert as_text(typed_table(tables[kind]), kind).equals(tables[kind])
+    study = spine.load()
+    assert len(study.runs) == 27
+    assert study.describe_missing() == "fam_gated on lra_text: 0 of 3 seeds"
+    assert spine.reach(study.runs) == {"block_window": 3}
 
 
 @pytest.mark.parametrize("name", ["spine_passkey.svg", "spine_passkey.png"])
 def test_the_figure_is_committed(name: str) -> None:
-    assert (spine.RESULTS / "figures" / name).stat().st_size > 1000
+    assert (FIGURES / name).stat().st_size > 1000

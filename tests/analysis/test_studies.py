@@ -50,6 +50,15 @@ def test_frames_hold_labels_settings_and_scores(store: Path) -> None:
     assert not {"attempt", "time", "split"} & set(study.curves)
 
 
+def test_how_far_a_window_looks_is_read_from_its_settings(store: Path) -> None:
+    folder = write_run(store, model="block_window", seed=0)
+    with (folder / "config.yaml").open("a") as config:
+        config.write("backbone: {depth: 2}\nmodel: {name: block_window, memory_blocks: 3}\n")
+    reaches = load(store).runs.set_index("variant")["reach_blocks"]
+    assert reaches["block_window"] == 7
+    assert reaches.drop("block_window").isna().all()
+
+
 def test_heads_have_a_row_each_in_store_and_files(store: Path) -> None:
     tables = {"gate": [[0.25, 0.5], [0.75, float("nan")]], "read_share": [[0.125], [float("nan")]], "spectrum": [[1.0]]}
     write_run(store, model="luna", seed=0, learning_rate=0.002, heads=tables)

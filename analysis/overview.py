@@ -1,0 +1,120 @@
+"""Our own comparison: every mechanism on every task, at equal size, segment and memory budget.
+
+The studies ``overview`` (three tasks) and ``overview_all`` (all tasks) give the scores, ``state_size`` gives recall
+against what a model carries, ``compressions`` recall against how often a memory was written in between. The tables are
+those of analysis/matrix.py and analysis/recall.py; analysis/pareto.py sets quality against cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.matrix import scored, tasks_of, variants_of
+from analysis.overview_claims import CLAIMS as CLAIMS
+from analysis.panels import floor_line, one_legend, words
+from analysis.recall import recall_by_pairs, written_between
+from analysis.statistics import mean_interval
+from analysis.studies import Study
+from analysis.style import colour, marker, mean_with_interval, missing_note
+
+
+def scores_figure(study: Study) -> Figure:
+    """One panel a task: a dot and an interval for each variant, the trivial floor as a grey line."""
+    runs, variants = scored(study), variants_of(study)
+    tasks = [task for task in tasks_of(study) if (runs["task"] == task).any()]
+    if not tasks:
+        return words(study)
+    num_columns = min(3, len(tasks))
+    num_rows = -(-len(tasks) // num_columns)
+    figure = Figure(figsize=(10, num_rows * (0.8 + 0.2 * len(variants)) + 0.6), layout="constrained")
+    grid = figure.subplots(num_rows, num_columns, sharey=True, squeeze=False)
+    for axes, task in zip(grid.flat, tasks, strict=False):
+        _dots(axes, runs[runs["task"] == task], variants)
+        axes.set_title(task, fontsize=10)
+    for axes in list(grid.flat)[len(tasks) :]:
+        axes.remove()
+    grid[0, 0].invert_yaxis()
+    missing_note(figure, study)
+    return figure
+
+
+def _dots(axes: Axes, rows: pd.DataFrame, variants: Sequence[str]) -> None:
+    """Means with their intervals, one line of the panel for each variant."""
+    for place, variant in enumerate(variants):
+        found = mean_interval(rows.loc[rows["variant"] == variant, "score"])
+        if not found.n:
+            axes.text(
+                0.5, place, "not run", transform=axes.get_yaxis_transform(), fontsize=6, color="grey", va="center"
+            )
+            continue
+        spread = None if found.n < 2 else [[found.mean - found.low], [found.high - found.mean]]
+        axes.errorbar([found.mean], [place], xerr=spread, fmt=marker(variant), color=colour(variant), ms=5, capsize=2)
+        axes.text(1.01, place, f"n = {found.n}", transform=axes.get_yaxis_transform(), fontsize=6, va="center")
+    floor = pd.to_numeric(rows["floor"]).dropna()
+    if len(floor):
+        axes.axvline(floor.iloc[0], color="0.6", linewidth=0.8, zorder=0)
+    less = "" if bool(rows["larger_is_better"].iloc[0]) else " (less is better)"
+    axes.set_xlabel(f"{str(rows['metric'].iloc[0]).replace('_', ' ')}{less}", fontsize=9)
+    axes.set_yticks(range(len(variants)), variants, fontsize=8)
+    axes.set_ylim(-0.6, len(variants) - 0.4)
+    axes.tick_params(axis="x", labelsize=8)
+    axes.grid(axis="x", alpha=0.25)
+
+
+def state_size_figure(study: Study) -> Figure:
+    """Associative recall against the numbers that a model carries: the headline, then by number of pairs."""
+    runs = scored(study)
+    if runs.empty:
+        return words(study)
+    pairs = recall_by_pairs(study)
+    counts = sorted(pairs["num_kv_pairs"].unique())
+    num_columns = min(3, 1 + len(counts))
+    num_rows = -(-(1 + len(counts)) // num_columns)
+    figure = Figure(figsize=(10, 2.9 * num_rows + 1.0), layout="constrained")
+    grid = figure.subplots(num_rows, num_columns, sharex=True, sharey=True, squeeze=False)
+    panels = [("all that training has", runs.rename(columns={"score": "accuracy"}))]
+    panels += [(f"{count:.0f} pairs", pairs[pairs["num_kv_pairs"] == count]) for count in counts]
+    for axes, (title, rows) in zip(grid.flat, panels, strict=False):
+        mean_with_interval(axes, rows, "state_size", "accuracy", show_n=False)
+        axes.set_title(title, fontsize=9)
+        axes.grid(alpha=0.25)
+    for axes in list(grid.flat)[len(panels) :]:
+        axes.remove()
+    floor_line(grid[0, 0], runs)
+    smallest = runs.loc[runs["state_size"] > 0, "state_size"].min()
+    grid[0, 0].set_xscale("symlog", base=2, linthresh=smallest if smallest > 0 else 1)
+    grid[0, 0].set_ylim(-0.03, 1.03)
+    figure.supylabel("accuracy", fontsize=9)
+    figure.suptitle("numbers carried along time (state_size) against associative recall", fontsize=9)
+    one_legend(figure, runs, ncols=5)
+    missing_note(figure, study)
+    return figure
+
+
+def compressions_figure(study: Study) -> Figure:
+    """Exact match over the number of times that a memory was written between a fact and its question."""
+    rows = written_between(study)
+    tasks = [task for task in ("passkey", "memory_ops") if (rows["task"] == task).any()]
+    if not tasks:
+        return words(study)
+    figure = Figure(figsize=(5 * len(tasks), 4.6), layout="constrained")
+    panels = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
+    titles = {"passkey": "passkey said at the very start", "memory_ops": "memorize: a fact at the very start"}
+    for axes, task in zip(panels, tasks, strict=True):
+        own = rows[rows["task"] == task]
+        mean_with_interval(axes, own, "writes", "exact_match", show_n=False)
+        trained = own.loc[own["factor"] <= 1, "writes"]
+        if len(trained):
+            axes.axvline(trained.max(), color="grey", linestyle="--", linewidth=0.8)
+        floor_line(axes, study.runs[study.runs["task"] == task])
+        axes.set(xscale="log", ylim=(-0.03, 1.03), xlabel="blocks between fact and question (dashed: longest trained)")
+        axes.set_title(titles[task], fontsize=9)
+        axes.grid(alpha=0.25)
+    panels[0].set_ylabel("exact match")
+    one_legend(figure, study.runs, ncols=5)
+    missing_note(figure, study)
+    return figure

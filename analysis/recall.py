@@ -1,0 +1,81 @@
+"""Recall against what a memory costs it: by number of pairs, by numbers carried, by writes in between."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from analysis.matrix import score_cell, scored
+from analysis.readme import markdown
+from analysis.statistics import Interval, bold, mean_interval
+from analysis.studies import Study
+
+
+def recall_by_pairs(study: Study) -> pd.DataFrame:
+    """Accuracy over all queries of a number of pairs: ``variant, seed, state_size, num_kv_pairs, accuracy``."""
+    keys = ["run_id", "variant", "seed", "num_kv_pairs"]
+    if study.slices.empty or "num_kv_pairs" not in study.slices:
+        return pd.DataFrame(columns=[*keys, "state_size", "accuracy"])
+    found = pooled(study.slices, keys, "accuracy")
+    return found.merge(study.runs[["run_id", "state_size"]], on="run_id")
+
+
+def best_per_state(study: Study) -> str:
+    """Which variant recalls most with at most so many numbers carried along time. Markdown.
+
+    Of each variant the arm counts that fills the budget best, not the one that scores best: nothing is chosen by test.
+    """
+    runs = scored(study)
+    header = [
+        "numbers carried, at most",
+        "best",
+        "accuracy, %",
+        "next",
+        "accuracy, %",
+        "intervals apart from all others",
+    ]
+    sizes = runs["state_size"].astype(float) if len(runs) else pd.Series(dtype=float)
+    lines = []
+    for power in range(int(np.ceil(np.log2(max(1.0, sizes.max())))) + 1 if len(runs) else 0):
+        entries = _within(runs, 2**power)
+        if len(entries) < 2:
+            continue
+        order = sorted(entries, key=lambda name: -entries[name].mean)
+        apart = bold([entries[name] for name in order])[0]
+        cells = [text for name in order[:2] for text in (f"`{name}`", score_cell(entries[name]))]
+        lines.append([f"{2**power:,}", *cells, "yes" if apart else "no"])
+    lines = [line for row, line in enumerate(lines) if row == 0 or line[1:] != lines[row - 1][1:]]
+    return markdown(header, lines) if lines else f"No two variants of study `{study.name}` were run."
+
+
+def _within(runs: pd.DataFrame, budget: float) -> dict[str, Interval]:
+    """The scores of each variant's largest arm within a budget."""
+    found = {}
+    for variant, rows in runs[runs["state_size"] <= budget].groupby("variant"):
+        largest = rows[rows["state_size"] == rows["state_size"].max()]
+        found[str(variant)] = mean_interval(largest["score"])
+    return found
+
+
+def written_between(study: Study) -> pd.DataFrame:
+    """Slices whose fact stands in the first block, with ``writes``: blocks that end between it and its question."""
+    slices = study.slices
+    if slices.empty:
+        return pd.DataFrame(
+            columns=["task", "variant", "seed", "writes", "exact_match", "factor", "scale", "data_source"]
+        )
+    first = slices["task"] == "memory_ops"
+    if "depth" in slices:
+        first |= slices["depth"] == 0
+    keys = ["task", "variant", "seed", "scale", "data_source", "length_blocks", "factor"]
+    found = pooled(slices[first], keys, "exact_match")
+    return found.assign(writes=found["length_blocks"] - 1)
+
+
+def pooled(slices: pd.DataFrame, keys: Sequence[str], value: str) -> pd.DataFrame:
+    """The mean of a score over what its slices count, one row for each of ``keys``."""
+    right = slices.assign(**{value: slices["n"] * slices[value]})
+    summed = right.groupby(list(keys), sort=False, as_index=False)[["n", value]].sum()
+    return summed.assign(**{value: summed[value] / summed["n"]})
