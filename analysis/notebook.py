@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from IPython.display import Image, Markdown, display
 from matplotlib.figure import Figure
 
+from analysis.claims import Claim, judge, verdict_table
 from analysis.studies import Study
 from analysis.style import caption, save
 
@@ -28,3 +31,13 @@ def table(text: str, *studies: Study, note: str = "") -> None:
     """Shows a table, as Markdown, above its caption."""
     caption_text = " ".join(caption(study) for study in studies)
     display(Markdown(f"{text}\n\n{caption_text} {note}".strip()))
+
+
+def verdicts(claims: Sequence[Claim], *, live: bool = False) -> None:
+    """Shows what our runs say of a paper's claims, as a table.
+
+    Args:
+        claims: of the paper.
+        live: also by the runs of the store.
+    """
+    display(Markdown(verdict_table(judge(claims, live=live))))

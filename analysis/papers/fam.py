@@ -328,7 +328,7 @@ def _own_panels(
         return draw
 
     shown = [("passkey", EXACT, "exact match"), ("lm_text", ACCURACY, "next-byte accuracy")]
-    if len(frame) and set(frame["task"]) == {"lm_text"}:
+    if {*study.runs.get("task", ()), *study.missing.get("task", ())} == {"lm_text"}:
         shown.append(("lm_text", BITS, "bits per byte (less is better)"))
     done = set(frame["task"]) if len(frame) else set()
     return [panel(*what) for what in shown if what[0] in done]
