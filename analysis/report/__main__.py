@@ -27,8 +27,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out = chosen.out / "notebooks" if chosen.out else None
         failed = any(one.problem for one in execute(out=out))
     site = build(out=chosen.out, live=chosen.live, root=chosen.root)
-    for lack in site.lacks:
+    without_runs = [lack for lack in site.lacks if lack.runs]
+    for lack in (lack for lack in site.lacks if not lack.runs):
         print(f"missing: {lack.text}" + (f"; to make it: {lack.command}" if lack.command else ""), file=sys.stderr)
+    if without_runs:
+        runs = sum(lack.runs for lack in without_runs)
+        text = f"missing: {runs:,} runs of {len(without_runs)} studies; index.html#missing says what makes them"
+        print(text, file=sys.stderr)
     print(f"wrote {site.folder / 'index.html'} and {len(site.files) - 1} more files")
     return 1 if failed else 0
 

@@ -6,9 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pandas as pd
+
+from analysis.bench_files import live_bench, read_bench
 from analysis.studies import Study, load_study
 from analysis.study_files import read_study
-from experiments.results import load_jobs
+from experiments.results import load_jobs, load_results
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "study"
 
@@ -21,6 +24,8 @@ class Lack:
     """What, as a sentence without its point."""
     command: str = ""
     """What makes it; empty where the sentence says what to do."""
+    runs: int = 0
+    """How many runs of a study are missing, where it is runs."""
 
 
 @dataclass
@@ -63,12 +68,13 @@ def gather(
         root: the store; default: where runs are stored.
     """
     found = Gathered()
+    stored = load_results(root).reindex(columns=["study", "scale"]) if live else None
     if not committed.is_dir():
         text = f"there is no folder {committed.name}/ of committed results"
         found.lacks.append(Lack(text, "python -m analysis.collect <study>"))
     for name in study_names(committed) if names is None else names:
         try:
-            found.studies += _scales(name, committed, live, root)
+            found.studies += _scales(name, committed, stored, root)
         except ValueError as error:
             found.broken[name] = str(error)
             found.lacks.append(Lack(f"study {name} cannot be read: {error}"))
@@ -76,13 +82,15 @@ def gather(
     return found
 
 
-def _scales(name: str, committed: Path, live: bool, root: Path | None) -> Iterable[Study]:
-    runs = read_study(name, committed)["runs"]
-    scales = sorted(set(runs["scale"])) if len(runs) else []
+def _scales(name: str, committed: Path, stored: pd.DataFrame | None, root: Path | None) -> Iterable[Study]:
+    is_bench = load_jobs(name).mode == "bench"
+    tables = [read_bench(name, committed) if is_bench else read_study(name, committed)["runs"]]
+    if stored is not None:
+        tables.append(live_bench(name, root) if is_bench else stored[stored["study"] == name])
+    scales = sorted({str(scale) for table in tables if len(table) for scale in table["scale"]})
+    live = stored is not None
     if len(scales) > 1:
         return [load_study(name, scale=scale, live=live, root=root, committed=committed) for scale in scales]
-    if live and load_jobs(name).mode == "bench":
-        live = False
     return [load_study(name, live=live, root=root, committed=committed)]
 
 
@@ -90,4 +98,6 @@ def _lacks(studies: Sequence[Study]) -> Iterable[Lack]:
     for study in studies:
         if len(study.missing):
             done = study.num_jobs - len(study.missing)
-            yield Lack(f"study {study.name} at scale {study.scale} has {done} of {study.num_jobs} runs", study.command)
+            what = "measurements" if study.mode == "bench" else "runs"
+            text = f"study {study.name} at scale {study.scale} has {done} of {study.num_jobs} {what}"
+            yield Lack(text, study.command, len(study.missing))

@@ -91,7 +91,8 @@ def _place_picture(output: Any, following: Any, said: str, name: str, by_digest:
     picture.alt, picture.notebook = said or picture.alt, name
     if following is not None and "text/markdown" in following.get("data", {}):
         picture.caption = following.data["text/markdown"]
-    tag = f'<img src="../{picture.file}" alt="{html.escape(picture.alt)}" loading="lazy">'
+    image = f'<img src="../{picture.file}" alt="{html.escape(picture.alt)}" loading="lazy">'
+    tag = f'<a href="../{picture.file}">{image}</a>'
     output.data = type(output.data)({"text/html": tag})
 
 

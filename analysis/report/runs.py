@@ -109,11 +109,11 @@ def arms(study: Study, folders: Mapping[str, Path]) -> list[Arm]:
 
 def _facts(row: Mapping[Any, Any]) -> dict[str, str]:
     """All that is known of a run beside its scores, as text."""
-    shown = {str(name): _short(value) for name, value in row.items() if not str(name).startswith(_SPLITS)}
+    shown = {str(name): short(value) for name, value in row.items() if not str(name).startswith(_SPLITS)}
     return {name: text for name, text in shown.items() if text and name not in ("run_id", "seed")}
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
     """A value as a reader wants it: numbers with five digits."""
     if isinstance(value, float) and not value.is_integer():
         return "" if pd.isna(value) else f"{value:.5g}"
@@ -137,11 +137,11 @@ class _Details:
         return Run(
             run_id=run_id,
             seed=row["seed"],
-            score=_short(row.get(f"test/{metric}")),
+            score=short(row.get(f"test/{metric}")),
             command=self.commands.get(run_id, self.study.command),
             facts={"run_id": run_id, **facts},
             scores=_scores(row),
-            slices=self._own(self.slices, run_id).map(_short),
+            slices=self._own(self.slices, run_id).map(short),
             curves=self._drawings(run_id, metric),
             folder=self.folders.get(run_id),
         )
@@ -172,7 +172,7 @@ def _by_run(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def _scores(row: Mapping[Any, Any]) -> list[tuple[str, str, str]]:
     names = dict.fromkeys(str(name).partition("/")[2] for name in row if str(name).startswith(_SPLITS))
-    scores = [(name, *(_short(row.get(split + name)) for split in _SPLITS)) for name in names]
+    scores = [(name, *(short(row.get(split + name)) for split in _SPLITS)) for name in names]
     return [(name, val, test) for name, val, test in scores if val or test]
 
 

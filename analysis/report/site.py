@@ -16,7 +16,7 @@ from analysis.report.figures import pictures
 from analysis.report.gather import Gathered, Lack, gather
 from analysis.report.leaderboard import leaderboard, table_html
 from analysis.report.notebooks import pages
-from analysis.report.runs import Arm, arms
+from analysis.report.runs import Arm, arms, short
 from analysis.report.verdicts import SIGNS, all_claims, as_markdown, judge_all, slug
 from analysis.studies import Study
 from analysis.style import caption
@@ -73,7 +73,8 @@ def build(
     if not chapters:
         lacks.append(Lack("no paper's claims are written down: analysis/papers/ has none"))
 
-    writer.page("index.html", "index", chapters=chapters, lacks=lacks, notebooks=notes, studies=_with_runs(found))
+    shown = {"chapters": chapters, "titles": {page.name: page.title for page in notes}, "notebooks": notes}
+    writer.page("index.html", "index", **shown, lacks=lacks, studies=_with_runs(found))
     table = leaderboard(found.studies)
     writer.page("leaderboard.html", "leaderboard", count=len(table), table=table_html(table))
     writer.page("figures.html", "figures", pictures=gallery)
@@ -87,7 +88,7 @@ def build(
 
 
 def _with_runs(found: Gathered) -> list[Study]:
-    return [study for study in found.studies if len(study.runs)]
+    return [study for study in found.studies if len(study.runs) or len(study.bench)]
 
 
 def _write_studies(writer: _Writer, found: Gathered, folders: Mapping[str, Path]) -> None:
@@ -125,7 +126,7 @@ class _Writer:
             lstrip_blocks=True,
         )
         self.environment.globals.update(signs=SIGNS)
-        self.environment.filters.update(markdown=_markdown, slug=slug)
+        self.environment.filters.update(markdown=_markdown, slug=slug, short=short)
 
     def page(self, path: str, template: str, **values: Any) -> None:
         """A page out of ``<template>.html.j2``; ``top`` leads from it to the top of the site."""

@@ -13,7 +13,6 @@ from analysis.report import __main__ as command
 from analysis.report.curves import curve_svg
 from analysis.report.site import Site, build
 from analysis.report.verdicts import all_claims
-from analysis.studies import load_study
 from tests.analysis.report.small import CLAIMS, broken_links, build_small, write_results
 from tests.analysis.stores import more_studies, write_run
 
@@ -198,12 +197,6 @@ def test_the_committed_results_give_an_index(tmp_path: Path) -> None:
         assert f"{claims[0].paper}, {claims[0].place}" in page
     assert "could not be judged" not in page
     assert broken_links(tmp_path) == []
-
-
-def test_a_missing_arm_is_named_by_what_it_sets(folder: Path) -> None:
-    study = load_study("curves", live=False, committed=folder / "results" / "studies")
-    assert "luna on passkey arm=slow trainer.learning_rate=0.001: 0 of 2 seeds" in study.describe_missing()
-    assert "nan" not in study.describe_missing()
 
 
 def test_a_curve_says_its_ends_and_leaves_out_what_is_no_number() -> None:
