@@ -82,6 +82,8 @@ class RunConfig:
     """Which arm of that study; a label."""
     run: str | None = None
     """mode=eval, mode=export: the run, by the first digits of its hash."""
+    test: dict[str, Any] | None = None
+    """mode=eval: values of the task's options ``eval_…`` that differ from those that the run was stored with."""
     sweep: str | None = None
     """mode=status: the sweep, by the first digits of its id; null: the latest; all: a line for each."""
     watch: float | None = None
@@ -91,6 +93,8 @@ class RunConfig:
         check_choice("mode", self.mode, MODES)
         check(0 <= self.seed < 2**31, "seed", self.seed, "must lie in [0, 2^31)")
         check_mode(self.mode, run=self.run, force=self.force, sweep=self.sweep, watch=self.watch)
+        if self.mode != "eval" and self.test is not None:
+            raise ConfigError(f"test={self.test} has no effect with mode={self.mode}: it is for mode=eval")
         check(self.watch is None or 0.1 <= self.watch < math.inf, "watch", self.watch, "seconds, at least 0.1")
         training = self.mode in ("train", "tune", "plan")
         if self.data.allow_standin and not (self.scale == "paper" and training):
@@ -229,6 +233,7 @@ class _Labels:
     study: str | None = None
     arm: str | None = None
     run: str | None = None
+    test: dict[str, Any] | None = None
     sweep: str | None = None
     watch: float | None = None
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
 
 from experiments import checkpoints
-from experiments.config import build_model, build_task
-from experiments.errors import ConfigError, is_out_of_memory, warn
+from experiments.config import build_model, build_run_config, build_task, to_plain
+from experiments.errors import ConfigError, is_out_of_memory, unknown, warn
 from experiments.finite import reporting_non_finite
-from experiments.hardware import Hardware, free_memory
+from experiments.hardware import Hardware, free_memory, git_sha, hardware_line, peak_memory_bytes
+from experiments.preflight import check_run
 from experiments.progress import Snapshot, make_display
+from experiments.store import write_atomically
 
 if TYPE_CHECKING:
     from data.base import Evaluation, Progress, Task
@@ -71,7 +78,7 @@ def tested_fields(evaluation: Evaluation) -> dict[str, Any]:
     return {**fields, "test/n": sum(int(row["n"]) for row in evaluation.slices)}
 
 
-def evaluate_run(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
+def evaluate_run(config: RunConfig, folder: RunFolder, *, test: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Tests the best checkpoint of a stored run again, and prints the new numbers beside the stored ones.
 
     On the machine that trained the run they are equal.
@@ -79,19 +86,23 @@ def evaluate_run(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
     Args:
         config: the settings that the run was stored with.
         folder: the run; nothing in it is changed.
+        test: options of the task that only say what is tested (``eval_…``), and their values instead of the stored
+            ones. What comes out is then kept beside the run, in ``tests/<digits>.json``.
 
     Returns:
         ``metrics`` (now), ``stored`` (as in result.json) and ``equal``.
 
     Raises:
         CheckpointError: the best checkpoint is missing, torn or of another run.
-        ConfigError: the data found now are not those that the run was trained on.
+        ConfigError: the data found now are not those that the run was trained on, or the task has no such test.
     """
     stored = folder.result() or {}
+    _check_data(build_task(config), stored)
+    if test:
+        config = _with_test(config, test)
     hardware = Hardware.choose(config.trainer.device, config.trainer.precision)
     torch.set_num_threads(config.trainer.threads)
     task = build_task(config)
-    _check_data(task, stored)
     task.prepare()
     best = checkpoints.load(folder.best_checkpoint, kind="weights", run_id=folder.run_id)
     model = build_model(config, task)
@@ -105,11 +116,48 @@ def evaluate_run(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
             display.show(now._replace(phase=f"testing {done / max(total, 1):.0%}"))
 
         sizes = BatchSize.of(config.trainer)
-        test = evaluate_split(model, task, "test", hardware=hardware, sizes=sizes, progress=progress)
-    metrics = tested_fields(test)
+        started = time.perf_counter()
+        found = evaluate_split(model, task, "test", hardware=hardware, sizes=sizes, progress=progress)
+        seconds = time.perf_counter() - started
+    metrics = tested_fields(found)
     before = {name: stored[name] for name in metrics if name in stored}
     _print_comparison(folder, metrics, before, source=task.locate().name)
+    if test:
+        _keep(folder, test, {**metrics, "wall_seconds": seconds}, found, hardware)
     return {"metrics": metrics, "stored": before, "equal": metrics == before}
+
+
+def _with_test(config: RunConfig, test: Mapping[str, Any]) -> RunConfig:
+    """The settings of the run, with another test."""
+    known = [item.name for item in fields(config.task.options) if item.name.startswith("eval_")]
+    for name in test:
+        if name not in known:
+            raise ConfigError(f"task={config.task.name}: {unknown('test option', name, known)}")
+    plain = to_plain(config)
+    plain["task"].update(test)
+    changed = build_run_config(plain)
+    check_run(changed)
+    return changed
+
+
+def _keep(
+    folder: RunFolder, test: Mapping[str, Any], metrics: dict[str, Any], found: Evaluation, hardware: Hardware
+) -> None:
+    """Writes what another test than the run's own gave, beside the run."""
+    name = hashlib.sha256(json.dumps(test, sort_keys=True, default=str).encode()).hexdigest()[:10]
+    path = folder.path / "tests" / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    where = {
+        "peak_memory_bytes": peak_memory_bytes(hardware.device),
+        "device": hardware.device,
+        "hardware": hardware_line(hardware.device),
+        "torch": torch.__version__,
+        "git_sha": git_sha(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    content = {"run_id": folder.run_id, "options": dict(test), **metrics, **where, "slices": found.slices}
+    write_atomically(path, json.dumps(content, indent=2) + "\n")
+    print(f"  kept in {path}")
 
 
 def _check_data(task: Task, stored: dict[str, Any]) -> None:

@@ -124,7 +124,7 @@ def run_job(config: RunConfig, *, train: Train | None = None) -> int:
 
 
 def evaluate_job(config: RunConfig) -> int:
-    """Scores the stored run that ``config.run`` names, and shows the numbers beside the stored ones.
+    """Scores the stored run that ``config.run`` names, by its own test or by ``config.test``, and shows the numbers.
 
     Returns:
         The exit code.
@@ -141,7 +141,8 @@ def evaluate_job(config: RunConfig) -> int:
             )
             from experiments.evaluate import evaluate_run
 
-            evaluate_run(replace(stored, trainer=trainer, data=config.data, store=config.store), folder)
+            here = replace(stored, trainer=trainer, data=config.data, store=config.store)
+            evaluate_run(here, folder, test=config.test)
             return ExitCode.OK
     except BaseException as error:
         return _say_failure(f"eval {config.run}", classify(error))

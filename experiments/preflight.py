@@ -35,6 +35,7 @@ _READ_BY = {
     "eval": (
         "mode",
         "run",
+        "test",
         "data",
         "store",
         "trainer.device",

@@ -68,6 +68,7 @@ _TYPE_WORDS = {
     "float | None": "a number or null",
     "int | None": "a whole number or null",
     "str | None": "a word or null",
+    "dict[str, Any] | None": "{key: value} or null",
 }
 
 

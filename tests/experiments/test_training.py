@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,37 @@ def test_evaluating_again_gives_the_stored_numbers(
     assert "test/exact_match" in printed
     assert "differs" not in printed
     assert {path.name: path.stat().st_mtime_ns for path in folder.path.iterdir()} == before
+
+
+def test_another_test_is_kept_beside_the_run(
+    plain: tuple[RunConfig, RunFolder], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, folder = plain
+    found = evaluate_run(config, folder, test={"eval_blocks": [9], "eval_samples": 2})
+    (file,) = (folder.path / "tests").iterdir()
+    kept = json.loads(file.read_text())
+    assert kept["run_id"] == folder.run_id
+    assert kept["options"] == {"eval_blocks": [9], "eval_samples": 2}
+    assert kept["test/exact_match@9b"] == found["metrics"]["test/exact_match@9b"]
+    assert {row["length_blocks"] for row in kept["slices"]} >= {9}
+    assert kept["peak_memory_bytes"] > 0
+    assert str(file) in capsys.readouterr().out
+    shutil.rmtree(folder.path / "tests")
+
+
+@pytest.mark.parametrize(
+    ("test", "message"),
+    [
+        ({"eval_block": [9]}, "task=passkey: unknown test option 'eval_block': did you mean 'eval_blocks'"),
+        ({"curriculum": []}, "task=passkey: unknown test option 'curriculum': There are: eval_blocks, "),
+        ({"eval_blocks": [0]}, "task.eval_blocks must be 1 or more each, or null"),
+        ({"eval_blocks": "many"}, "task.eval_blocks='many': expected "),
+    ],
+)
+def test_a_test_that_the_task_has_not(test: dict[str, Any], message: str, plain: tuple[RunConfig, RunFolder]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        evaluate_run(*plain, test=test)
+    assert str(caught.value).startswith(message)
 
 
 def test_evaluating_on_other_data_is_refused(tmp_path: Path) -> None:
