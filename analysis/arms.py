@@ -119,3 +119,10 @@ def plain_ticks(ax: Axes, places: pd.Series) -> None:
             shown.append(place)
     ax.set_xticks(shown, [f"{place:,.10g}" for place in shown])
     ax.set_xticks([], minor=True)
+
+
+def bits_label(runs: pd.DataFrame) -> str:
+    """What stands at an axis of bits per byte: with the trivial floor, which lies too far off to be drawn."""
+    floors = sorted(set(runs["floor"].dropna())) if "floor" in runs else []
+    floor = f"; trivial: {float(floors[0]):.2f}" if len(floors) == 1 else ""
+    return f"bits per byte (less is better{floor})"

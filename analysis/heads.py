@@ -24,7 +24,9 @@ def heads_figure(heads: pd.DataFrame, by: str, measures: Mapping[str, str], *, c
     parts = [names[first : first + columns] for first in range(0, len(names), columns)]
     lines = [(measure, part) for measure in measures for part in parts]
     widest = len(parts[0])
-    figure = Figure(figsize=(max(4.5, 1.2 + 1.75 * widest), 0.7 + 1.6 * len(lines)), layout="constrained")
+    figure = Figure(
+        figsize=(max(4.5, 1.0 + min(1.75, 9 / widest) * widest), 0.7 + 1.7 * len(lines)), layout="constrained"
+    )
     panels = figure.subplots(len(lines), widest, squeeze=False)
     for line, (measure, part) in zip(panels, lines, strict=True):
         images = []
@@ -37,7 +39,7 @@ def heads_figure(heads: pd.DataFrame, by: str, measures: Mapping[str, str], *, c
                 axes.text(0.5, 0.5, "not measured", ha="center", va="center", fontsize=7, transform=axes.transAxes)
             else:
                 images.append(_map(axes, rows, measure))
-            axes.set_title(f"{name}  (n = {rows['seed'].nunique()})", fontsize=7)
+            axes.set_title(f"{name}\nn = {rows['seed'].nunique()}", fontsize=7)
         line[0].set_ylabel("layer", fontsize=8)
         if images:
             figure.colorbar(images[0], ax=line, label=measures[measure], shrink=0.9)

@@ -15,7 +15,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.arms import longest, only_arms, plain_ticks, published_lines, published_table, score_table
+from analysis.arms import bits_label, longest, only_arms, plain_ticks, published_lines, published_table, score_table
 from analysis.claims import Claim, Part
 from analysis.heads import heads_figure
 from analysis.panels import floor_line, words
@@ -57,6 +57,7 @@ BLOCK = 1024
 TRAINED = 18
 """Blocks of its longest filler in training (section 3.2), and of ours at all scales but smoke."""
 EXACT, ACCURACY, BITS = "exact_match", "accuracy", "bits_per_byte"
+EXACT_LABEL = "exact match"
 BLOCKS, PAST, SLOTS = "model.memory_blocks", "model.past_fams", "model.fam_len"
 POSITIONS, PASSING, ROPE = "model.fam_positions", "model.random_state_passing", "backbone.rope_base"
 
@@ -302,7 +303,7 @@ def rope_base_figure(study: Study) -> Figure:
 
         return draw
 
-    return _panels(own, [ours(ACCURACY, "next-byte accuracy"), ours(BITS, "bits per byte (less is better)")])
+    return _panels(own, [ours(ACCURACY, "next-byte accuracy"), ours(BITS, bits_label(own.runs))], one=True)
 
 
 def _own_panels(
@@ -317,31 +318,40 @@ def _own_panels(
 
         def draw(axes: Axes) -> None:
             mean_with_interval(axes, rows, x, column)
-            if score in (EXACT, BITS):
-                floor_line(axes, rows)
-            if score == EXACT:
-                axes.set_ylim(-0.03, 1.03)
             axes.set(xscale=scale, xlabel=label, ylabel=name, title=_where(rows, score))
+            if score == EXACT:
+                floor_line(axes, rows)
+                axes.set_ylim(-0.03, 1.03)
+            if score == BITS:
+                axes.set_ylabel(bits_label(rows))
             if scale == "log":
                 plain_ticks(axes, rows[x])
 
         return draw
 
-    shown = [("passkey", EXACT, "exact match"), ("lm_text", ACCURACY, "next-byte accuracy")]
+    shown = [("passkey", EXACT, EXACT_LABEL), ("lm_text", ACCURACY, "next-byte accuracy")]
     if {*study.runs.get("task", ()), *study.missing.get("task", ())} == {"lm_text"}:
-        shown.append(("lm_text", BITS, "bits per byte (less is better)"))
+        shown.append(("lm_text", BITS, "bits per byte"))
     done = set(frame["task"]) if len(frame) else set()
     return [panel(*what) for what in shown if what[0] in done]
 
 
-def _panels(study: Study, draw: Sequence[Callable[[Axes], None]]) -> Figure:
-    """Panels side by side, and what is missing below."""
+def _panels(study: Study, draw: Sequence[Callable[[Axes], None]], *, one: bool = False) -> Figure:
+    """Panels side by side, each with room for its legend or all with one above them, and what is missing below."""
     figure = Figure(figsize=(min(10.0, 3.0 + 3.4 * len(draw)), 3.9), layout="constrained")
     for axes, panel in zip(figure.subplots(1, len(draw), squeeze=False).flat, draw, strict=True):
         panel(axes)
         axes.grid(alpha=0.25)
-        axes.legend(fontsize=7, framealpha=0.6)
         axes.title.set_fontsize(9)
+        if not one:
+            legend = axes.legend(fontsize=7, framealpha=0.6)
+            low, high = axes.get_ylim()
+            axes.set_ylim(
+                low, high + 0.08 * len(legend.get_texts()) * (high - low) * (axes.get_ylabel() != EXACT_LABEL)
+            )
+    if one:
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=3, fontsize=7, frameon=False)
     missing_note(figure, study)
     return figure
 

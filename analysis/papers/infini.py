@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.arms import interval_text, longest, only_arms, plain_ticks, score_table
+from analysis.arms import bits_label, interval_text, longest, only_arms, plain_ticks, score_table
 from analysis.claims import Claim, Part
 from analysis.heads import heads_figure
 from analysis.panels import floor_line, words
@@ -256,7 +256,13 @@ def text_figure(study: Study) -> Figure:
     _published_sizes(panels[-1])
     for axes in panels:
         axes.grid(alpha=0.25)
-        axes.legend(fontsize=6.5, framealpha=0.6)
+        axes.title.set_fontsize(9)
+    low, high = panels[-1].get_ylim()
+    panels[-1].set_ylim(low, high + 0.3 * (high - low))  # room for the legend
+    panels[-1].legend(fontsize=6.5, framealpha=0.6)
+    if len(study.runs):
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=6, fontsize=7, frameon=False)
     missing_note(figure, study)
     return figure
 
@@ -301,14 +307,17 @@ def _own_sizes(axes: Axes, study: Study) -> None:
         axes.plot([size], [found.mean], label=f"{variant}  (n = {found.n})", **look)
         if found.n > 1:
             axes.vlines(size, found.low, found.high, color=look["color"], linewidth=1)
-    floor_line(axes, study.runs)
-    factor = column.rpartition("@")[2]
-    axes.set(xscale="log", xlabel="numbers of state", ylabel="bits per byte (less is better)", title=f"ours, {factor}")
+    title = f"ours, {column.rpartition('@')[2]} the training length"
+    axes.set(xscale="log", xlabel="numbers of state", ylabel=bits_label(study.runs), title=title)
 
 
 def _by_position(axes: Axes, study: Study) -> None:
     mean_with_interval(axes, study.slices, "position_to", BITS)
-    axes.set(xscale="log", xlabel="bytes before and at the place", ylabel="bits per byte", title="ours, by position")
+    axes.set(
+        xscale="log", xlabel="position in the text, to this byte", ylabel="bits per byte", title="ours, by position"
+    )
+    plain_ticks(axes, study.slices["position_to"])
+    axes.tick_params(axis="x", labelsize=7)
 
 
 def _published_sizes(axes: Axes) -> None:
@@ -336,7 +345,7 @@ def gates_figure(study: Study) -> Figure:
         about = "The paper's map has no numbers that could be had, and no run has measures by layer and head."
         return words(study, about=about)
     shown = heads.assign(label=heads["task"] + "\n" + heads["label"])
-    figure = heads_figure(shown, "label", {"gate": "the memory's share"}, columns=5)
+    figure = heads_figure(shown, "label", {"gate": "the memory's share"}, columns=7)
     missing_note(figure, study)
     return figure
 
@@ -360,10 +369,11 @@ def stuck_gates_figure(study: Study) -> Figure:
         line[0].set(xlabel="step", ylabel="mean gate", title=task, ylim=(-0.03, 1.03))
         _spread(line[1], named_gates(study.heads), task, labels, looks)
         own = runs[runs["task"] == task]
-        column, name = (f"test/{EXACT}", "exact match") if task == "passkey" else (f"test/{BITS}", "bits per byte")
+        column = f"test/{EXACT if task == 'passkey' else BITS}"
         _dots(line[2], own, column, labels, looks)
-        line[2].set(ylabel=name, title="score, trained lengths")
+        line[2].set(ylabel="exact match" if task == "passkey" else bits_label(own), title="score, trained lengths")
         if task == "passkey":
+            floor_line(line[2], own)
             line[2].set_ylim(-0.03, 1.03)
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=4, fontsize=7, frameon=False)
@@ -424,7 +434,7 @@ def named_gates(rows: pd.DataFrame) -> pd.DataFrame:
     if rows.empty:
         return rows
     order = {"closed": 0, "sigmoid": 1, "hard_sigmoid": 2}
-    rates = rows[RATE].map(lambda rate: "" if pd.isna(rate) else f", rate times {rate:g}")
+    rates = rows[RATE].map(lambda rate: "" if pd.isna(rate) else f", rate x {rate:g}")
     labels = rows["arm"].str.replace("_", " ").replace("closed", "starts closed") + rates
     keyed = rows.assign(label=labels, place=rows["arm"].map(order), rate=rows[RATE].astype(float).fillna(0))
     return keyed.sort_values(["task", "place", "rate"], kind="stable", ascending=[False, True, True])
@@ -465,7 +475,6 @@ def _dots(
             axes.vlines(place, found.low, found.high, color=str(looks[label]["color"]), linewidth=1)
     axes.set_xlim(-0.5, len(labels) - 0.5)
     axes.set_xticks([])
-    floor_line(axes, runs)
 
 
 # Claims
@@ -671,12 +680,12 @@ CLAIMS = (
         "After training heads are local, of the memory, or mixed; every layer keeps a head for short range.",
         (
             _gate_part(
-                "more than half of the gates are farther than .05 from a half (text, rate times 10)",
+                "more than half of the gates are farther than .05 from a half (text, rate x 10)",
                 "lm_text",
                 _mostly("stuck", 0.5, 10.0, more=False),
             ),
             _gate_part(
-                "each layer has a head with less than a half for the memory (text, rate times 10)",
+                "each layer has a head with less than a half for the memory (text, rate x 10)",
                 "lm_text",
                 _mostly("closed", 0.5, 10.0, more=False),
             ),
@@ -689,15 +698,13 @@ CLAIMS = (
         "At a small learning rate gates stay at a half; a rate of their own cures it.",
         (
             _gate_part(
-                "most gates stay within .05 of a half at rate times .01 (passkey)",
+                "most gates stay within .05 of a half at rate x .01 (passkey)",
                 "passkey",
                 _mostly("stuck", 0.5, 0.01, more=True),
             ),
-            _gate_part("gates go farther at rate times 10 than .01 (passkey)", "passkey", _spreads_more(10.0, 0.01)),
-            _gate_part("gates go farther at rate times 10 than .01 (text)", "lm_text", _spreads_more(10.0, 0.01)),
-            _gate_part(
-                "exact match is better at rate times 10 than .01 (passkey)", "passkey", _scores_more(10.0, 0.01)
-            ),
+            _gate_part("gates go farther at rate x 10 than .01 (passkey)", "passkey", _spreads_more(10.0, 0.01)),
+            _gate_part("gates go farther at rate x 10 than .01 (text)", "lm_text", _spreads_more(10.0, 0.01)),
+            _gate_part("exact match is better at rate x 10 than .01 (passkey)", "passkey", _scores_more(10.0, 0.01)),
         ),
         caveat="The replication's gates decayed too; ours never do. Its models have 200M and 8B weights.",
     ),

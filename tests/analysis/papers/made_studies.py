@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.studies import Study
+from analysis.study_files import cell_text
 from experiments.results import load_jobs
 
 
@@ -39,7 +40,8 @@ def made_study(
     parts: list[dict[str, Any]] = []
     by_head: list[dict[str, Any]] = []
     for job in plan.jobs:
-        settings = {key: job.settings.get(key) for key in plan.varied if key != "arm"}
+        values = {key: job.settings.get(key) for key in plan.varied if key != "arm"}
+        settings = {key: cell_text(value) if isinstance(value, list) else value for key, value in values.items()}
         labels = {"variant": job.variant, "task": job.task, "seed": job.seed, "arm": job.arm, **settings}
         if not keep(job):
             missing.append({**labels, "command": job.command})

@@ -139,7 +139,7 @@ def test_maps_of_depth_are_one_for_each_arm() -> None:
 def test_shares_of_attention_are_maps_by_head() -> None:
     figure = fam.shares_figure(passkey())
     first = figure.axes[0]
-    assert first.get_title() == "FAM  (n = 3)"
+    assert first.get_title() == "FAM\nn = 3"
     assert sorted(text.get_text() for text in first.texts) == ["0.00", "0.00", "0.25", "0.25"]
     assert [text.get_text() for text in figure.axes[5].texts] == ["not measured"]
     assert "No run of FAM" in words_of(fam.shares_figure(passkey("none")))
