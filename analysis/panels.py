@@ -39,6 +39,20 @@ def words(*studies: Study, about: str = "") -> Figure:
     return figure
 
 
+def in_order(frame: pd.DataFrame, variants: Sequence[str], *by: str) -> pd.DataFrame:
+    """Rows in an order of variants, each variant's by further columns; variants that are not named come last.
+
+    Args:
+        frame: columns ``variant`` and ``by``; an empty one is given back.
+        variants: in their order.
+        by: columns, from small to large.
+    """
+    if frame.empty:
+        return frame
+    place = frame["variant"].map({name: at for at, name in enumerate(variants)}).fillna(len(variants))
+    return frame.assign(_place=place).sort_values(["_place", *by], kind="stable").drop(columns="_place")
+
+
 def mean_line(ax: Axes, means: pd.DataFrame, x: str, variant: str) -> None:
     """A variant's line through means that are known already, with a band for their intervals.
 

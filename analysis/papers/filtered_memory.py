@@ -21,6 +21,7 @@ from analysis.panels import (
     difference_figure,
     difference_table,
     floor_line,
+    in_order,
     level,
     mean_line,
     one_legend,
@@ -42,6 +43,7 @@ CHANGES = {
     "luna_unpack_unscaled": "+ unscaled unpacking",
     "filtered_memory": "all four: ConvLuna",
 }
+ORDER = ("transformer", *CHANGES)
 #: Measures of the memory, with what stands at their axis.
 MEASURES = {
     "effective_rank": "effective rank of the memory",
@@ -62,7 +64,7 @@ def sizes_figure(study: Study) -> Figure:
     """
     if study.runs.empty:
         return words(study)
-    runs = study.runs.assign(**{MEMORY: pd.to_numeric(study.runs[MEMORY])})
+    runs = in_order(study.runs.assign(**{MEMORY: pd.to_numeric(study.runs[MEMORY])}), ORDER, MEMORY)
     cells = runs[MEMORY].dropna()
     ends = (cells.min(), cells.max()) if len(cells) else (1.0, 64.0)
     tasks = list(dict.fromkeys(runs["task"]))
@@ -85,7 +87,7 @@ def sizes_table(study: Study) -> str:
     """The same as a Markdown table: a row for each variant and size, bold by the rule."""
     if study.runs.empty:
         return f"Nothing to show yet. To make it: `{study.command}`"
-    runs = study.runs.assign(**{MEMORY: pd.to_numeric(study.runs[MEMORY])})
+    runs = in_order(study.runs.assign(**{MEMORY: pd.to_numeric(study.runs[MEMORY])}), ORDER, MEMORY)
     arms = runs[["variant", MEMORY]].drop_duplicates()
     names = {
         f"`{variant}`" + ("" if pd.isna(size) else f", memory {size:g}"): (variant, size)
@@ -189,7 +191,7 @@ def degradation_figure(study: Study) -> Figure:
     figure = Figure(figsize=(9, 3.4 * ((len(measures) + 1) // 2) + 0.6), layout="constrained")
     grid = figure.subplots((len(measures) + 1) // 2, 2, sharex=True, squeeze=False)
     for axes, name in zip(grid.flat, measures, strict=False):
-        rows = study.memory[study.memory[name].notna()]
+        rows = in_order(study.memory[study.memory[name].notna()], ORDER, "step")
         mean_with_interval(axes, rows, "step", name, show_n=False)
         for drawn_line in axes.lines:
             drawn_line.set_markevery(0.2)
@@ -204,7 +206,7 @@ def degradation_figure(study: Study) -> Figure:
 
 def degradation_table(study: Study) -> str:
     """Effective rank at the first and at the last look of each run, the cosine at the last, and the accuracy."""
-    ends = memory_ends(study.memory)
+    ends = in_order(memory_ends(study.memory), ORDER)
     if ends.empty:
         return f"Nothing to show yet. To make it: `{study.command}`"
     header = [
