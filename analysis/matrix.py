@@ -49,28 +49,18 @@ def scored(study: Study) -> pd.DataFrame:
     return study.runs.assign(score=[row[f"test/{row['metric']}"] for row in study.runs.to_dict("records")])
 
 
-def complete_pairs(runs: pd.DataFrame) -> set[tuple[str, str]]:
-    """Task and variant, where the variant has every seed that any variant has on this task."""
-    wanted = runs.groupby("task")["seed"].agg(set)
-    return {
-        (str(task), str(variant))
-        for (task, variant), rows in runs.groupby(["task", "variant"])
-        if set(rows["seed"]) == wanted[str(task)]
-    }
-
-
-def complete_block(runs: pd.DataFrame, tasks: Sequence[str] | None = None) -> Block:
+def complete_block(runs: pd.DataFrame) -> Block:
     """The largest part of the matrix that has no gap; of equal ones the one that has more tasks.
 
     Args:
-        runs: columns ``task, variant, seed``.
-        tasks: to choose from; default: all.
+        runs: columns ``task, variant``.
     """
-    full, names = complete_pairs(runs), list(dict.fromkeys(runs["variant"]))
+    full = set(zip(runs["task"], runs["variant"], strict=True))
+    names = sorted(set(runs["variant"]))
     best = Block([], [])
-    candidates = sorted(set(runs["task"])) if tasks is None else sorted(tasks)
-    for count in range(len(candidates), 0, -1):
-        for chosen in combinations(candidates, count):
+    tasks = sorted(set(runs["task"]))
+    for count in range(len(tasks), 0, -1):
+        for chosen in combinations(tasks, count):
             fitting = [name for name in names if all((task, name) in full for task in chosen)]
             if len(chosen) * len(fitting) > len(best.tasks) * len(best.variants):
                 best = Block(list(chosen), fitting)
@@ -94,11 +84,10 @@ def aggregates(study: Study) -> tuple[Block, dict[str, tuple[Interval, list[str]
     runs = runs[runs["task"].isin(share_tasks(runs))]
     if runs.empty:
         return Block([], []), {}
-    block, full = complete_block(runs), complete_pairs(runs)
-    runs = runs.assign(score=normalised(runs))
+    block, runs = complete_block(runs), runs.assign(score=normalised(runs))
     found = {}
     for variant, rows in runs.groupby("variant"):
-        own = [task for task in block.tasks if (task, variant) in full]
+        own = [task for task in block.tasks if (rows["task"] == task).any()]
         if own:
             found[str(variant)] = (aggregate(rows[rows["task"].isin(own)], "score"), own)
     return block, found
@@ -127,7 +116,8 @@ def scores_table(study: Study) -> str:
     header = ["`model=`", *(_task_header(runs, task) for task in tasks), "aggregate", "mean rank"]
     lines = [[f"`{variant}`", *(column[row] for column in columns)] for row, variant in enumerate(variants)]
     notes = [
-        "Mean over seeds (95 % bootstrap interval); shares in %. Bold: no other interval of the column overlaps.",
+        "Mean over seeds (95 % bootstrap interval); shares in %. Bold: no other interval of a column overlaps; "
+        "nothing is bold in a column with gaps or with single seeds.",
         f"Aggregate: mean over {_names(block.tasks)}, 0 at a task's trivial floor and 1 at its ceiling; a variant that "
         "lacks one of them says which it is over, and is not comparable with the others.",
         f"Mean rank: over {_names(rank_block.tasks)}, among {len(rank_block.variants)} variants; "
@@ -154,25 +144,25 @@ def _task_column(rows: pd.DataFrame, variants: Sequence[str]) -> list[str]:
     """The cells of one task."""
     share = bool(rows["larger_is_better"].iloc[0]) if len(rows) else True
     entries = {name: mean_interval(rows.loc[rows["variant"] == name, "score"]) for name in variants}
-    run = [name for name in variants if entries[name].n]
-    strong = dict(zip(run, bold([entries[name] for name in run], larger_is_better=share), strict=True))
-    cells = {name: score_cell(entries[name], share=share, strong=strong[name]) for name in run}
-    return [cells.get(name, "not run") for name in variants]
+    strong = bold(list(entries.values()), larger_is_better=share)
+    return [
+        score_cell(found, share=share, strong=mark) if found.n else "not run"
+        for found, mark in zip(entries.values(), strong, strict=True)
+    ]
 
 
 def _aggregate_column(
     block: Block, joined: dict[str, tuple[Interval, list[str]]], variants: Sequence[str]
 ) -> list[str]:
-    """Cells; only the variants of the block compete for bold."""
-    strong = dict(zip(block.variants, bold([joined[name][0] for name in block.variants]), strict=True))
+    """Cells; where a variant is outside the block, nothing is bold."""
+    strong = dict.fromkeys(variants, False)
+    if set(block.variants) == set(variants):
+        strong = dict(zip(variants, bold([joined[name][0] for name in variants]), strict=True))
     cells = []
     for name in variants:
-        if name not in joined:
-            cells.append("")
-            continue
-        found, tasks = joined[name]
-        text = score_cell(found, share=False, strong=strong.get(name, False))
-        cells.append(text if name in strong else f"{text}, over {_names(tasks)} only")
+        found, tasks = joined.get(name, (None, []))
+        text = score_cell(found, share=False, strong=strong[name]) if found else ""
+        cells.append(text if tasks in ([], block.tasks) else f"{text}, over {_names(tasks)} only")
     return cells
 
 

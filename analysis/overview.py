@@ -7,6 +7,7 @@ those of analysis/matrix.py and analysis/recall.py; analysis/pareto.py sets qual
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -28,7 +29,7 @@ def scores_figure(study: Study) -> Figure:
     tasks = [task for task in tasks_of(study) if (runs["task"] == task).any()]
     if not tasks:
         return words(study)
-    num_columns = min(3, len(tasks))
+    num_columns = 5 if len(tasks) > 6 else min(3, len(tasks))
     num_rows = -(-len(tasks) // num_columns)
     figure = Figure(figsize=(10, num_rows * (0.8 + 0.2 * len(variants)) + 0.6), layout="constrained")
     grid = figure.subplots(num_rows, num_columns, sharey=True, squeeze=False)
@@ -84,15 +85,30 @@ def state_size_figure(study: Study) -> Figure:
         axes.grid(alpha=0.25)
     for axes in list(grid.flat)[len(panels) :]:
         axes.remove()
+    for place, axes in enumerate(list(grid.flat)[: len(panels)]):
+        if place + num_columns >= len(panels):
+            axes.tick_params(labelbottom=True)
+            axes.set_xlabel("numbers carried along time", fontsize=9)
     floor_line(grid[0, 0], runs)
-    smallest = runs.loc[runs["state_size"] > 0, "state_size"].min()
-    grid[0, 0].set_xscale("symlog", base=2, linthresh=smallest if smallest > 0 else 1)
+    _state_axis(grid[0, 0], runs["state_size"])
     grid[0, 0].set_ylim(-0.03, 1.03)
-    figure.supylabel("accuracy", fontsize=9)
-    figure.suptitle("numbers carried along time (state_size) against associative recall", fontsize=9)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("accuracy", fontsize=9)
     one_legend(figure, runs, ncols=5)
     missing_note(figure, study)
     return figure
+
+
+def _state_axis(axes: Axes, sizes: pd.Series) -> None:
+    """Logarithmic to the base of 2, with a place for those that carry nothing."""
+    smallest, largest = sizes[sizes > 0].min(), sizes.max()
+    if not largest > 0:
+        return
+    axes.set_xscale("symlog", base=2, linthresh=smallest, linscale=0.6)
+    powers = range(math.ceil(math.log2(smallest)), math.floor(math.log2(largest)) + 1)
+    ticks = [*([0] if (sizes == 0).any() else []), *(2**power for power in powers if power % 2 == 0)]
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks], fontsize=7)
+    axes.set_xlim(-smallest / 4 if 0 in ticks else smallest / 1.2, largest * 1.2)
 
 
 def compressions_figure(study: Study) -> Figure:

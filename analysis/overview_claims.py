@@ -58,10 +58,10 @@ def one_cell(variant: str, task: str, *, suffices: bool = True, **only: str) -> 
     def test(study: Study) -> Verdict:
         rows = scored(study)
         rows = rows[(rows["task"] == task) & (rows["variant"] == variant)]
-        for name, value in only.items():
-            rows = rows[rows[f"task.{name}"] == value]
         if rows.empty:
             return Verdict("not tested", "there are no runs of one side", None)
+        for name, value in only.items():
+            rows = rows[rows[name] == value]
         cells = pd.to_numeric(rows["model.memory_len"])
         smallest, largest = rows[cells == 1], rows[cells == largest_memory(study, variant)]
         if suffices:
@@ -193,7 +193,7 @@ CLAIMS = (
             Part(
                 f"`rmt` with most cells is better at {op} than with one",
                 "rmt_memory_size",
-                one_cell("rmt", "memory_ops", suffices=False, op=op),
+                one_cell("rmt", "memory_ops", suffices=False, **{"task.op": op}),
             )
             for op in ("copy", "reverse")
         ),

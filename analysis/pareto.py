@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from analysis.matrix import aggregates, variants_of
 from analysis.panels import words
@@ -110,12 +111,18 @@ def pareto_figure(scores: Study, costs: Study) -> Figure:
     """
     points = pareto_points(scores, costs)
     if points.empty:
-        return words(scores, costs, about="A point needs a variant's scores on every task, and its speed.")
+        empty = [study for study, rows in ((scores, scores.runs), (costs, costs.bench)) if rows.empty]
+        return words(*empty, about="A point needs the scores of a variant on every task, and its speed.")
     figure = Figure(figsize=(10, 4.4), layout="constrained")
     panels = figure.subplots(1, len(PANELS), sharey=True)
     for axes, (column, label) in zip(panels, PANELS.items(), strict=True):
         _panel(axes, points, column, 2**20 if column == "added_bytes" else 1)
-        axes.set(xscale="log", xlabel=f"{label}, length {points['length'].iloc[0]:,.0f}")
+        axes.set_xscale("log")
+        axes.set_xlabel(f"{label}\nat length {points['length'].iloc[0]:,.0f}", fontsize=9)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.tick_params(axis="x", labelsize=7, labelrotation=30)
         axes.grid(alpha=0.25)
     tasks = ", ".join(aggregates(scores)[0].tasks)
     panels[0].set_ylabel(f"aggregate score: {tasks}", fontsize=8)
