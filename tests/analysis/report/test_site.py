@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import shutil
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from analysis.report import __main__ as command
 from analysis.report.curves import curve_svg
 from analysis.report.site import Site, build
 from analysis.report.verdicts import all_claims
+from analysis.studies import load_study
 from tests.analysis.report.small import CLAIMS, broken_links, build_small, write_results
 from tests.analysis.stores import more_studies, write_run
 
@@ -159,6 +161,15 @@ def test_a_torn_file_costs_its_study_alone(folder: Path, tmp_path: Path) -> None
     assert broken_links(built.folder) == []
 
 
+def test_a_torn_copy_of_a_notebook_is_named(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "small.ipynb").write_text('{"cells": [')
+    built = build(folder / "results", tmp_path, names=[], claims={}, notebooks=folder / "notebooks")
+    texts = [(lack.text, lack.command) for lack in built.lacks]
+    assert texts[0][0].startswith("the copy of notebook small is torn (")
+    assert texts[:2] == [(texts[0][0], "make notebooks"), ("notebook torn was not run", "make notebooks")]
+
+
 def test_a_claim_that_trips_over_half_of_its_runs_costs_no_other(folder: Path) -> None:
     title, claims = CLAIMS["small"]
 
@@ -189,13 +200,22 @@ def test_several_scales_have_their_own_parts_and_claims_their_own_scale(tmp_path
 
 
 def test_the_committed_results_give_an_index(tmp_path: Path) -> None:
-    names = ["spine"]
-    wanted = {part.study for _, claims in all_claims().values() for claim in claims for part in claim.parts}
-    built = build(out=tmp_path, names=names + sorted(wanted - set(names)), notebooks=tmp_path)
-    page = words(read(built, "index.html"))
-    for _, claims in all_claims().values():
-        assert f"{claims[0].paper}, {claims[0].place}" in page
+    """Of some studies: composing the jobs of all takes half a minute."""
+    names = ["efficiency", "fam_cost", "spine"]
+    claims = {
+        name: (title, tuple(claim for claim in own if {part.study for part in claim.parts} <= set(names)))
+        for name, (title, own) in all_claims().items()
+    }
+    built = build(out=tmp_path, names=names, claims=claims, notebooks=tmp_path)
+    page = html.unescape(words(read(built, "index.html")))
+    for claim in (claim for _, own in claims.values() for claim in own):
+        assert f"{claim.paper}, {claim.place}" in page
     assert "could not be judged" not in page
+    for name in names:
+        study = load_study(name, live=False)
+        assert (built.folder / "studies" / f"{name}.html").is_file() == bool(len(study.runs) or len(study.bench))
+        if len(study.bench):
+            assert read(built, f"studies/{name}.html").count("<tr>") == len(study.bench) + 1
     assert broken_links(tmp_path) == []
 
 
