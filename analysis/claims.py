@@ -39,6 +39,8 @@ class Part:
     """Whose runs decide it (``conf/study``)."""
     test: Callable[[Study], Verdict]
     """Decides it."""
+    needs_runs: bool = True
+    """False: computed, whatever the study has run."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def judge_by(claim: Claim, studies: Mapping[str, Study]) -> Judgement:
     if claim.untestable:
         return Judgement(claim, "not testable at this scale", (), ())
     evidence = tuple((part, part.test(studies[part.study])) for part in claim.parts)
-    asked = dict.fromkeys(part.study for part in claim.parts)
+    asked = dict.fromkeys(part.study for part in claim.parts if part.needs_runs)
     commands = tuple(studies[name].command for name in asked if len(studies[name].missing))
     return Judgement(claim, outcome([verdict for _, verdict in evidence]), evidence, commands)
 

@@ -132,11 +132,12 @@ show(fam.rope_base_figure(rope_base), "fam_rope_base", rope_base)
 # %% [markdown]
 # ## Tables 13 and 14: time and memory
 #
-# There: 1.9 per cent more time at 26k tokens, .5 at 258k, and .1 GB. Ours: the same ratios, streaming (its setting)
-# and training, on small tensors, which show more of it.
+# There: 1.9 per cent more time at 26k tokens, .5 at 258k, and .1 GB, by inference on TPUv4. Ours: the same ratios,
+# streaming (its setting) and training, on small tensors, which show more of it. A stream holds some 10 MiB, of which
+# one or two are the allocator's noise: ratios of memory below one are that.
 
 # %%
-show(fam.cost_figure(cost), "fam_cost", cost, note="The paper's are inference on TPUv4.")
+show(fam.cost_figure(cost), "fam_cost", cost, note="Bands: spread of repetitions.")
 
 # %%
 table(fam.cost_table(cost), cost)

@@ -439,6 +439,8 @@ def published_ratios() -> pd.DataFrame:
 def cost_figure(study: Study) -> Figure:
     """Tables 13 and 14: time and memory with FAM as multiples of those without it, against length.
 
+    Bands are the spread of repetitions, as there are no seeds.
+
     Args:
         study: ``fam_cost``.
     """
@@ -450,6 +452,9 @@ def cost_figure(study: Study) -> Figure:
             look = drawn("fam_gated" if "gated" in str(name) else "fam")
             look |= {"linestyle": "-" if phase == "train" else ":", "marker": "o" if str(name).endswith("m3") else "s"}
             rows = rows.sort_values("length")
+            if measure == "time":
+                low, high = (rows["time"] * (1 + sign * rows["spread"]) for sign in (-1, 1))
+                axes.fill_between(rows["length"], low, high, color=look["color"], alpha=0.12, linewidth=0)
             axes.plot(rows["length"], rows[measure], label=f"{name} / {COST_PAIRS[str(name)]}, {phase}", **look)
         look = {**drawn("fam"), "linestyle": "--", "markerfacecolor": "none"}
         axes.plot(theirs["tokens"], theirs[measure], label="FAM / BSWA, 3 blocks, fam (published)", **look)

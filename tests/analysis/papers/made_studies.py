@@ -54,9 +54,19 @@ def made_study(
         by_head += [{**row, **cells} for cells in heads(job)]
         memory += [{**row, "step": step, **looks(job, step)} for step in (10, 20, 30)] if looks else []
     gone = pd.DataFrame(missing, columns=["variant", "task", "seed", *plan.varied, "command"])
-    frames = (pd.DataFrame(runs), pd.DataFrame(parts), pd.DataFrame(), pd.DataFrame(memory))
-    size = len(plan.jobs)
-    return Study(name, "laptop", *frames, gone, plan.command, plan.varied, size, heads=pd.DataFrame(by_head))
+    return Study(
+        name=name,
+        scale="laptop",
+        runs=pd.DataFrame(runs),
+        slices=pd.DataFrame(parts),
+        curves=pd.DataFrame(),
+        memory=pd.DataFrame(memory),
+        missing=gone,
+        command=plan.command,
+        varied=plan.varied,
+        num_jobs=len(plan.jobs),
+        heads=pd.DataFrame(by_head),
+    )
 
 
 _MACHINE = {"hardware": "a machine", "torch": "2.13.0", "git_sha": "0123456789abcdef"}

@@ -12,6 +12,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.claims import judge
 from analysis.papers import infini
 from analysis.published import published
 from analysis.studies import Study
@@ -224,6 +225,7 @@ def test_claims_need_seeds(words: str, which: str) -> None:
 
 def test_sizes_need_no_runs() -> None:
     assert verdicts("The memory is more than a hundred times", lambda name: text("none")) == ["supported"] * 2
+    assert judge(infini.CLAIMS[:1])[0].commands == ()
     holds, reason = infini._as_printed({**infini.computed_entries(), "RMT": 102_400})
     assert not holds
     assert reason == "RMT: 102,400 is printed as 2.5M"
