@@ -1,15 +1,17 @@
 """Figure and table of mode=bench come from its rows, and from nothing else."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from analysis import efficiency
 from analysis.bench_files import SAME
 from analysis.readme import README, marks
-from analysis.studies import load_study
+from analysis.studies import Study, load_study
 
 COMMON = {
     **dict.fromkeys(SAME, 1),
@@ -73,6 +75,62 @@ def test_measurements_that_do_not_compare_are_refused(tmp_path: Path) -> None:
     table.loc[0, "threads"] = 2
     with pytest.raises(ValueError, match="mixes threads: 1, 2"):
         loaded(tmp_path, table)
+
+
+def made(table: pd.DataFrame) -> Study:
+    """The study with these rows, and nothing missing."""
+    study = load_study("efficiency", live=False)
+    return replace(study, bench=table.assign(num_params=5, spread=0.01))
+
+
+def test_a_token_costs_its_share() -> None:
+    table = efficiency.per_token(made(rows()))
+    first = table.iloc[0]
+    assert (first["length"], first["microseconds"], first["operations"]) == (64, 64.0, 100.0)
+    assert first["kibibytes"] == 1024.0
+
+
+def test_cost_per_token_leaves_out_packages() -> None:
+    figure = efficiency.token_figure(made(rows()))
+    assert [[line.get_label() for line in axes.lines] for axes in figure.axes] == [["luna", "transformer"]] * 3
+    assert list(np.asarray(figure.axes[0].lines[0].get_ydata())) == [64.0, 256.0]
+
+
+def test_the_table_names_growth_and_packages() -> None:
+    lines = efficiency.token_table(made(rows())).splitlines()
+    assert lines[2] == "| `luna` |  | 5 | 7 | 256.0 | 4.00 | 1024.00 | 256.0 | 4.00 | 1024.00 | 100 |"
+    assert lines[4] == "| `kin` | kin 1.0 | 5 | - | 256.0 | 4.00 | 1024.00 | - | - | - | 100 |"
+
+
+def test_ratios_are_ours_over_the_packages() -> None:
+    table = rows()
+    table.loc[table["name"] == "luna", "tokens_per_second"] *= 2
+    table.loc[table["name"] == "luna", "added_bytes"] //= 4
+    study = made(table)
+    found = efficiency.peer_ratios(study)
+    assert found[["variant", "package", "length", "speed", "memory"]].values.tolist() == [
+        ["luna", "kin", 64, 2.0, 0.25],
+        ["luna", "kin", 256, 2.0, 0.25],
+    ]
+    speed, memory = efficiency.peer_figure(study).axes
+    assert list(np.asarray(speed.lines[0].get_ydata())) == [2.0, 2.0]
+    assert list(np.asarray(memory.lines[0].get_ydata())) == [0.25, 0.25]
+    assert "| `luna` | kin | 2.00 | 2.00 | 0.25 | 0.25 |" in efficiency.peer_table(study)
+
+
+@pytest.mark.parametrize("name", ["length_figure", "token_figure", "peer_figure"])
+def test_nothing_measured_is_a_figure_of_words(tmp_path: Path, name: str) -> None:
+    study = load_study("efficiency", live=False, committed=tmp_path)
+    figure = getattr(efficiency, name)(study)
+    assert not figure.axes
+    assert "python run.py -m +study=efficiency" in figure.texts[0].get_text()
+
+
+@pytest.mark.parametrize("name", ["length_figure", "token_figure", "peer_figure"])
+def test_what_is_missing_stands_below(tmp_path: Path, name: str) -> None:
+    rows().assign(spread=0.01, num_params=5).to_csv(tmp_path / "bench.csv", index=False)
+    study = load_study("efficiency", root=tmp_path, committed=tmp_path)
+    assert "Missing: transformer: 1,024" in getattr(efficiency, name)(study).get_supxlabel()
 
 
 def test_what_failed_is_left_out(tmp_path: Path) -> None:
