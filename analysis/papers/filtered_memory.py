@@ -195,8 +195,10 @@ def degradation_figure(study: Study) -> Figure:
         mean_with_interval(axes, rows, "step", name, show_n=False)
         for drawn_line in axes.lines:
             drawn_line.set_markevery(0.2)
-        axes.set(ylabel=MEASURES[name], xlabel="step")
+        axes.set_ylabel(MEASURES[name])
         axes.grid(alpha=0.25)
+    for axes in grid[-1]:
+        axes.set_xlabel("step")
     for axes in list(grid.flat)[len(measures) :]:
         axes.remove()
     one_legend(figure, study.runs, ncols=3)
