@@ -42,7 +42,7 @@ def sizes(row: Row) -> Row:
         ("model.memory_blocks", 16),
         ("model.memory_len", 1),
         ("model.fam_len", 1),
-        ("backbone.width", 4),
+        ("backbone.width", 0.5),
     ):
         value = row.get(name)
         if value is not None and not math.isnan(float(value)):
