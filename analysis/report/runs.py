@@ -107,6 +107,14 @@ def arms(study: Study, folders: Mapping[str, Path]) -> list[Arm]:
     return found
 
 
+def measurements(study: Study) -> tuple[dict[str, str], pd.DataFrame]:
+    """What all measurements of a study share, and the others' columns, one row a measurement; as text."""
+    table = study.bench.map(short)
+    table = table.set_index([name for name in ("name", "phase", "length") if name in table]).reset_index()
+    shared = {str(name): str(cells.iloc[0]) for name, cells in table.items() if cells.nunique() == 1}
+    return {name: text for name, text in shared.items() if text}, table.drop(columns=list(shared))
+
+
 def _facts(row: Mapping[Any, Any]) -> dict[str, str]:
     """All that is known of a run beside its scores, as text."""
     shown = {str(name): short(value) for name, value in row.items() if not str(name).startswith(_SPLITS)}

@@ -16,7 +16,7 @@ from analysis.report.figures import pictures
 from analysis.report.gather import Gathered, Lack, gather
 from analysis.report.leaderboard import leaderboard, table_html
 from analysis.report.notebooks import pages
-from analysis.report.runs import Arm, arms, short
+from analysis.report.runs import Arm, arms, measurements
 from analysis.report.verdicts import SIGNS, all_claims, as_markdown, judge_all, slug
 from analysis.studies import Study
 from analysis.style import caption
@@ -100,7 +100,9 @@ def _write_studies(writer: _Writer, found: Gathered, folders: Mapping[str, Path]
         for arm in (arm for _, own in scales for arm in own):
             if arm.picture:
                 writer.copy(f"studies/{name}-{arm.anchor}.png", arm.picture)
-        writer.page(f"studies/{name}.html", "study", name=name, scales=scales, caption=caption)
+        writer.page(
+            f"studies/{name}.html", "study", name=name, scales=scales, caption=caption, measurements=measurements
+        )
 
 
 def _folders(root: Path | None) -> dict[str, Path]:
@@ -126,7 +128,7 @@ class _Writer:
             lstrip_blocks=True,
         )
         self.environment.globals.update(signs=SIGNS)
-        self.environment.filters.update(markdown=_markdown, slug=slug, short=short)
+        self.environment.filters.update(markdown=_markdown, slug=slug)
 
     def page(self, path: str, template: str, **values: Any) -> None:
         """A page out of ``<template>.html.j2``; ``top`` leads from it to the top of the site."""
