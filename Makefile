@@ -6,8 +6,9 @@
 #   PYTHON=...       the interpreter to build .venv with (default: the first suitable one found)
 #   TORCH_INDEX=...  where to take torch from, for example PyTorch's index of CPU wheels (README, "Install")
 #   RUN=..., PYTEST=..., BENCH=...   other arguments for run.py, pytest and the benchmarks
+#   NOTEBOOKS=...    names of notebooks (default: all); REPORT=... other arguments for the report
 
-.PHONY: help setup run test test-slurm test-ray faults lint bench lock clean
+.PHONY: help setup run test test-slurm test-ray faults lint bench notebooks report chromium lock clean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -21,10 +22,15 @@ RUN ?= -m model=fam,luna task=lra_text
 PYTEST ?=
 KILLS ?= 200
 BENCH ?=
+NOTEBOOKS ?=
+REPORT ?=
 TORCH_INDEX ?=
+
+CHROMIUM := apt-get -o Acquire::http::Timeout=20 update && apt-get install -y --no-install-recommends chromium
 
 SETUP := $(VENV)/.setup
 DEV := $(VENV)/.dev
+ANALYSIS := $(VENV)/.analysis
 PEERS := $(BENCH_VENV)/.setup
 RAY := $(RAY_VENV)/.setup
 
@@ -35,8 +41,11 @@ help:
 	@echo "make test-slurm   sweeps through a real SLURM of one node (as root, with slurm-wlm and munge installed)"
 	@echo "make test-ray     build .venv-ray with Ray, then sweeps through it"
 	@echo "make faults  setup with the test tools, then the long tests of faults: KILLS=$(KILLS) kills at random moments and more"
+	@echo "make chromium     in continuous integration (CI=true, root, apt-get): installs the browser that the report is tested in"
 	@echo "make lint    setup with the test tools, then lint and types"
 	@echo "make bench   build .venv-bench with the peers, then measure speed and memory into results/benchmarks/"
+	@echo "make notebooks    setup with the notebooks' tools, then run them: copies into results/report/notebooks/"
+	@echo "make report       the same, then one static site of verdicts, tables, figures and runs: results/report/index.html"
 	@echo "make lock    rewrite constraints.txt from the requirements files"
 	@echo "make clean   remove the environments and the caches of the tools (results stay)"
 
@@ -45,7 +54,7 @@ setup: $(SETUP)
 run: $(SETUP)
 	$(PY) run.py $(RUN)
 
-test: lint
+test: lint chromium
 	OMP_NUM_THREADS=1 $(PY) -m pytest $(PYTEST)
 
 test-slurm: $(DEV)
@@ -61,12 +70,26 @@ lint: $(DEV)
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 
+# The report is tested in a Chromium of the system's own; where there is none these tests are skipped and say so.
+chromium:
+	@if [ "$$CI" = true ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && ! command -v chromium >/dev/null && ! command -v google-chrome >/dev/null; then \
+	  { DEBIAN_FRONTEND=noninteractive timeout 300 sh -c "$(CHROMIUM)"; } >/dev/null 2>&1 \
+	    || echo "Chromium could not be installed: the tests of the report in a browser are skipped"; \
+	fi
+
 bench: $(PEERS)
 	OMP_NUM_THREADS=1 $(BENCH_PY) -m pytest -q tests/experiments/test_peers.py
 	$(BENCH_PY) -m benchmarks.variants $(BENCH)
 	$(if $(BENCH),,$(BENCH_PY) run.py -m +study=efficiency)
 	$(if $(BENCH),,$(BENCH_PY) -m analysis.collect efficiency)
 	$(if $(BENCH),,$(BENCH_PY) -m analysis.speed && $(BENCH_PY) -m analysis.efficiency)
+
+notebooks: $(ANALYSIS)
+	OMP_NUM_THREADS=1 $(PY) -m analysis.execute $(NOTEBOOKS)
+
+report: $(ANALYSIS)
+	OMP_NUM_THREADS=1 $(PY) -m analysis.report $(REPORT)
 
 clean:
 	rm -rf $(VENV) $(BENCH_VENV) $(RAY_VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis
@@ -111,6 +134,10 @@ $(SETUP): requirements.txt constraints.txt | $(PY)
 
 $(DEV): requirements-dev.txt $(SETUP)
 	$(call install,$(PY),requirements-dev.txt)
+	@touch $@
+
+$(ANALYSIS): requirements-analysis.txt $(SETUP)
+	$(call install,$(PY),requirements-analysis.txt)
 	@touch $@
 
 $(PEERS): requirements.txt requirements-bench.txt requirements-bench-nodeps.txt constraints.txt | $(BENCH_PY)

@@ -17,7 +17,7 @@ The modules of ``analysis/papers/`` hold the claims, each beside the figures tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -88,10 +88,11 @@ def judge(claims: Sequence[Claim], *, live: bool = False) -> list[Judgement]:
     """
     names = dict.fromkeys(part.study for claim in claims for part in claim.parts)
     studies = {name: load_study(name, live=live) for name in names}
-    return [_judge(claim, studies) for claim in claims]
+    return [judge_by(claim, studies) for claim in claims]
 
 
-def _judge(claim: Claim, studies: dict[str, Study]) -> Judgement:
+def judge_by(claim: Claim, studies: Mapping[str, Study]) -> Judgement:
+    """Decides a claim by studies that were read before, by name."""
     if claim.untestable:
         return Judgement(claim, "not testable at this scale", (), ())
     evidence = tuple((part, part.test(studies[part.study])) for part in claim.parts)

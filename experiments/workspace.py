@@ -4,10 +4,12 @@
     python -m experiments.workspace task=passkey study=spine           those of a task and a study
     python -m experiments.workspace sweep=20261123-111934-77           those of one sweep
     python -m experiments.workspace logger.project=mine logger.entity=us --json
+    python -m experiments.workspace --report study=spine               a report, which text and figures belong to
 
 Sections: accuracy against step, memory, gates, loss, speed; runs are grouped by the sweep or study that they belong
 to, then by variant. With a login the view is saved and its address printed. Without one, or with --json, its
-specification is printed, so that it can be looked at and tested without any account.
+specification is printed, so that it can be looked at and tested without any account. --report makes a W&B report of the
+same views instead, with the verdicts of `make report` and the figures: see experiments/workspace_report.py.
 
 Needs the package wandb-workspaces: pip install -r requirements-wandb.txt
 """
@@ -33,7 +35,10 @@ if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Section, Workspace
 
 #: What the command line may name; those of the logger as run.py names them.
-KEYS = ("task", "study", "sweep", "logger.project", "logger.entity")
+KEYS = ("task", "study", "sweep", "figures", "logger.project", "logger.entity")
+
+#: Words without a value.
+SWITCHES = ("--json", "--report")
 
 EXTRA = "wandb-workspaces is not installed: pip install -r requirements-wandb.txt"
 
@@ -53,6 +58,10 @@ class Order:
     """Tags that the runs must have, all of them."""
     as_json: bool = False
     """Print the specification whoever is logged in."""
+    as_report: bool = False
+    """Make a report instead of a workspace."""
+    figures: str = ""
+    """Where results/figures/ can be read; of a report."""
 
     @property
     def title(self) -> str:
@@ -71,7 +80,7 @@ def parse(arguments: Sequence[str]) -> Order:
     values: dict[str, str] = {}
     for text in arguments:
         key, equals, value = text.partition("=")
-        if text == "--json":
+        if text in SWITCHES:
             continue
         if not equals or not value:
             raise ConfigError(f"cannot read '{text}': write key=value; --help shows how")
@@ -80,6 +89,10 @@ def parse(arguments: Sequence[str]) -> Order:
         values[key] = value
     if "study" in values and "sweep" in values:
         raise ConfigError("study and sweep: a run of a study is found by study=..., name one of them")
+    if "figures" in values and "--report" not in arguments:
+        raise ConfigError("figures=... is of a report: add --report")
+    if not values.get("figures", "https://").startswith("https://"):
+        raise ConfigError(f"figures={values['figures']}: W&B shows pictures of https:// addresses alone")
     if "task" in values and values["task"] not in data.available():
         raise ConfigError(unknown("task", values["task"], data.available()))
     own: Any = OmegaConf.to_container(OmegaConf.load(REPOSITORY / "conf" / "logger" / "wandb.yaml"))
@@ -90,6 +103,8 @@ def parse(arguments: Sequence[str]) -> Order:
         tasks=(values["task"],) if "task" in values else data.available(),
         tags=(*([values["task"]] if "task" in values else []), *labels),
         as_json="--json" in arguments,
+        as_report="--report" in arguments,
+        figures=values.get("figures", ""),
     )
 
 
@@ -102,7 +117,7 @@ def build_workspace(order: Order, *, entity: str) -> Workspace:
     from wandb_workspaces import expr
     from wandb_workspaces.workspaces import RunsetSettings, Workspace, WorkspaceSettings
 
-    scores = [f"summary:test/{metric}" for metric in _metrics(order.tasks)]
+    scores = [f"summary:test/{metric}" for metric in headlines(order.tasks)]
     facts = ["num_params", "state_size", "tokens_per_second", "wall_seconds"]
     return Workspace(
         entity=entity,
@@ -127,21 +142,21 @@ def _sections(tasks: Sequence[str]) -> list[Section]:
     """What is drawn, and in which order."""
     from wandb_workspaces.workspaces import Section
 
-    metrics = _metrics(tasks)
+    metrics = headlines(tasks)
     memory = [*CURVES, *(name for name in ATTENTION if name != "gate"), "knock_out"]
     worth = [f"val/{metric}_without_memory" for metric in metrics]
     speed = {"tokens_per_second": "tokens/s", "peak_memory_bytes": "peak memory", "wall_seconds": "seconds a run"}
     lines = {
-        "accuracy against step": [_line(f"val/{metric}") for metric in metrics],
-        "memory": [_line(f"memory/{name}") for name in memory],
-        "gates": [_line("memory/gate", title="gate: the memory's, or the update's, share")],
-        "loss": [_line(f"train/{name}") for name in ("loss", "grad_norm", "learning_rate")],
-        "speed": [_line("train/tokens_per_second", title="tokens/s against step")],
+        "accuracy against step": [line_plot(f"val/{metric}") for metric in metrics],
+        "memory": [line_plot(f"memory/{name}") for name in memory],
+        "gates": [line_plot("memory/gate", title="gate: the memory's, or the update's, share")],
+        "loss": [line_plot(f"train/{name}") for name in ("loss", "grad_norm", "learning_rate")],
+        "speed": [line_plot("train/tokens_per_second", title="tokens/s against step")],
     }
     bars = {
-        "accuracy against step": [_bars(f"test/{metric}") for metric in metrics],
-        "memory": [_bars(name) for name in worth] + [_pictures()],
-        "speed": [_bars(name, title=title) for name, title in speed.items()],
+        "accuracy against step": [bar_plot(f"test/{metric}") for metric in metrics],
+        "memory": [bar_plot(name) for name in worth] + [memory_pictures()],
+        "speed": [bar_plot(name, title=title) for name, title in speed.items()],
     }
     shown_first = ("accuracy against step", "memory")
     return [
@@ -150,14 +165,14 @@ def _sections(tasks: Sequence[str]) -> list[Section]:
     ]
 
 
-def _metrics(tasks: Sequence[str]) -> list[str]:
+def headlines(tasks: Sequence[str]) -> list[str]:
     """The headline metrics of tasks, each once."""
     import data
 
     return list(dict.fromkeys(data.task_class(name).metric for name in tasks))
 
 
-def _line(metric: str, *, title: str | None = None) -> Any:
+def line_plot(metric: str, *, title: str | None = None) -> Any:
     """A metric against the step: the mean of each variant's seeds, between their least and greatest."""
     from wandb_workspaces.reports.v2 import Config, LinePlot
 
@@ -172,7 +187,7 @@ def _line(metric: str, *, title: str | None = None) -> Any:
     )
 
 
-def _bars(metric: str, *, title: str | None = None) -> Any:
+def bar_plot(metric: str, *, title: str | None = None) -> Any:
     """A final number of each variant, with the spread of its seeds."""
     from wandb_workspaces.reports.v2 import BarPlot, Config
 
@@ -186,7 +201,7 @@ def _bars(metric: str, *, title: str | None = None) -> Any:
     )
 
 
-def _pictures() -> Any:
+def memory_pictures() -> Any:
     """The memory by layer, as each run drew it at its end."""
     from wandb_workspaces.reports.v2 import MediaBrowser
 
@@ -201,8 +216,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         order = parse(arguments)
         if order.as_json or not is_logged_in():
-            spec = specification(build_workspace(order, entity=order.logger.entity or "<entity>"))
-            print(json.dumps(spec, indent=1))
+            print(json.dumps(_specification(order, order.logger.entity or "<entity>"), indent=1))
             if not order.as_json:
                 print("nobody is logged in: `wandb login`, then the same command saves this view", file=sys.stderr)
             return ExitCode.OK
@@ -215,6 +229,14 @@ def main(arguments: Sequence[str]) -> int:
     return _save(order)
 
 
+def _specification(order: Order, entity: str) -> dict[str, Any]:
+    from experiments import workspace_report  # it takes panels from here
+
+    if order.as_report:
+        return workspace_report.specification(workspace_report.build_report(order, entity=entity))
+    return specification(build_workspace(order, entity=entity))
+
+
 def _save(order: Order) -> int:
     """Saves the view. W&B has many ways to fail, and none of them is ours to tell apart."""
     try:
@@ -223,7 +245,10 @@ def _save(order: Order) -> int:
         entity = order.logger.entity or wandb.Api(timeout=20).default_entity
         if not entity:
             raise ConfigError("the login has no default entity: name one with logger.entity=...")
-        workspace = build_workspace(order, entity=entity).save()
+        from experiments.workspace_report import build_report
+
+        build = build_report if order.as_report else build_workspace
+        saved = build(order, entity=entity).save()
     except ImportError:
         print(f"error: {EXTRA}", file=sys.stderr)
         return ExitCode.USER_ERROR
@@ -231,7 +256,7 @@ def _save(order: Order) -> int:
         advice = "--json prints the view without saving it"
         print(f"error: the view could not be saved ({first_line(error)}): {advice}", file=sys.stderr)
         return ExitCode.FAILED
-    print(f"saved: {workspace.url}")
+    print(f"saved: {saved.url}")
     return ExitCode.OK
 
 

@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("analysis", "benchmarks", "conf", "data", "experiments", "models", "results", "tests")
 CODE_ROOMS = ("analysis", "benchmarks", "data", "experiments", "models")
 PEERS = ROOT / "experiments" / "peers.py"  # imports what only `make bench` installs, and only when asked
-WORKSPACE = ROOT / "experiments" / "workspace.py"  # needs what requirements-wandb.txt adds, and says so
+# These need what requirements-wandb.txt adds, and say so.
+WORKSPACE = (ROOT / "experiments" / "workspace.py", ROOT / "experiments" / "workspace_report.py")
 RUNTIME = ("run.py", "analysis", "data", "experiments", "models")
 
 PREPARE = ROOT / "data" / "prepare.py"  # a command: reads conf/task/ with OmegaConf, as nothing else of its room does
@@ -158,7 +159,7 @@ def test_requirements_are_those_that_are_imported() -> None:
     rooms = {*CODE_ROOMS, "tests", "run"}
 
     def distributions_of(*places: str) -> set[str]:
-        paths = [path for path in sources(*places) if path not in (PEERS, WORKSPACE)]
+        paths = [path for path in sources(*places) if path not in (PEERS, *WORKSPACE)]
         return imported_by(*paths) - reading
 
     def imported_by(*paths: Path) -> set[str]:
@@ -176,7 +177,9 @@ def test_requirements_are_those_that_are_imported() -> None:
     tools = {"beartype", "pytest", "pytest-timeout"}
     assert imported_by(PEERS) - {"torch"} == peers - tools, "a peer is pinned and never built, or the reverse"
     optional = set(requirements("requirements-wandb.txt"))
-    assert imported_by(WORKSPACE) - runtime == optional, "requirements-wandb.txt is what experiments/workspace.py needs"
+    assert imported_by(*WORKSPACE) - runtime == optional, (
+        "requirements-wandb.txt is what experiments/workspace.py needs"
+    )
     assert optional | reading <= set(requirements("requirements-dev.txt")), "its tests would be skipped"
     # Notebooks need a kernel, which nothing imports.
     assert reading - imported_by(*sources("analysis")) <= {"ipykernel"}, "in requirements-analysis.txt for nothing"

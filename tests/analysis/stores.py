@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
+
+from experiments import arms, compose, studies
+from experiments.settings import REPOSITORY
 
 #: A study that varies one setting beside model, task and seed.
 STUDY = """# @package _global_
@@ -37,6 +43,21 @@ hydra:
       task: passkey
       seed: 0,1
 """
+
+
+@contextmanager
+def more_studies(folder: Path) -> Iterator[None]:
+    """A conf/ with ``widths`` and ``curves`` among its studies, in a folder of its own."""
+    conf = folder / "conf"
+    shutil.copytree(REPOSITORY / "conf", conf)
+    (conf / "study" / "widths.yaml").write_text(STUDY)
+    (conf / "study" / "curves.yaml").write_text(ARMS)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (arms, compose, studies):
+            patch.setattr(module, "CONF", conf)
+        studies.study_plan.cache_clear()
+        yield
+    studies.study_plan.cache_clear()
 
 
 def write_run(root: Path, **changes: Any) -> Path:

@@ -33,7 +33,7 @@ def test_a_study_of_some_arms_keeps_their_order_and_counts_its_own() -> None:
 def test_missing_arms_name_the_settings_that_their_label_leaves_open() -> None:
     study = made_study("fam_blocks", lambda job: 0.5, keep=lambda job: False)
     text = study.describe_missing()
-    assert "fam on lm_text arm=past_fams model.past_fams=2.0: 0 of 3 seeds" in text
+    assert "fam on lm_text arm=past_fams model.past_fams=2: 0 of 3 seeds" in text
     assert "transformer_xl on lm_text arm=m1_sg: 0 of 3 seeds" in text
     runs = pd.DataFrame(
         [

@@ -11,25 +11,16 @@ import pytest
 
 from analysis.collect import collect, main
 from analysis.studies import Study, load_study
-from experiments import arms, compose, studies
+from experiments import studies
 from experiments.results import load_heads, load_results
-from experiments.settings import REPOSITORY
-from tests.analysis.stores import ARMS, STUDY, write_run
+from tests.analysis.stores import more_studies, write_run
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _studies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A conf/ with one more study."""
-    conf = tmp_path_factory.mktemp("conf") / "conf"
-    shutil.copytree(REPOSITORY / "conf", conf)
-    (conf / "study" / "widths.yaml").write_text(STUDY)
-    (conf / "study" / "curves.yaml").write_text(ARMS)
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (arms, compose, studies):
-            patch.setattr(module, "CONF", conf)
-        studies.study_plan.cache_clear()
+    """A conf/ with two more studies."""
+    with more_studies(tmp_path_factory.mktemp("conf")):
         yield
-    studies.study_plan.cache_clear()
 
 
 @pytest.fixture
