@@ -1,4 +1,4 @@
-"""Arms of a study, where a variant has several: which rows, how they look, and tables of their scores."""
+"""Arms of a study: which rows, how they look, and tables of their scores."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from analysis.readme import markdown
 from analysis.statistics import Interval, mean_interval
 from analysis.studies import Study
 from analysis.style import MARKERS, drawn
+
+#: Column of the number of memory slots.
+MEMORY = "model.memory_len"
 
 
 def only_arms(study: Study, arms: Mapping[str, str]) -> Study:
@@ -35,6 +38,46 @@ def _labelled(frame: pd.DataFrame, arms: Mapping[str, str]) -> pd.DataFrame:
     rows = frame[frame["arm"].isin(list(arms))]
     order = rows["arm"].map({arm: place for place, arm in enumerate(arms)})
     return rows.assign(label=rows["arm"].map(arms)).iloc[order.argsort(kind="stable")].reset_index(drop=True)
+
+
+def rows_where(frame: pd.DataFrame, values: Mapping[str, object]) -> pd.DataFrame:
+    """Rows by what stands in their columns; none where there is no such column.
+
+    Args:
+        frame: of a study.
+        values: for each column, what its rows must hold: a number, whether read as text or not, or a text; None stands
+            for nothing there.
+    """
+    for column, value in values.items():
+        if column not in frame:
+            return frame.iloc[:0]
+        found = pd.to_numeric(frame[column]) if isinstance(value, int | float) else frame[column]
+        frame = frame[found.isna()] if value is None else frame[found == value]
+    return frame
+
+
+def sized(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows with the number of memory slots as a number, NaN where there are none."""
+    return frame.assign(**{MEMORY: pd.to_numeric(frame[MEMORY])}) if MEMORY in frame else frame
+
+
+def step_ratios(
+    rows: pd.DataFrame, plain: pd.DataFrame, on: Sequence[str], measures: Mapping[str, str]
+) -> pd.DataFrame:
+    """Measurements of a step over those of another arm; rows that have no counterpart are left out.
+
+    Args:
+        rows: of a study's ``bench``.
+        plain: rows that they are divided by, one for each value of ``on``.
+        on: columns that counterparts share.
+        measures: column of what is divided, by the name of its ratio.
+
+    Returns:
+        ``rows`` with the ratios, and ``spread``, by how much the repetitions of both scatter.
+    """
+    both = rows.merge(plain[[*on, "spread", *measures.values()]], on=list(on), suffixes=("", "_plain"))
+    found = {name: both[column] / both[f"{column}_plain"] for name, column in measures.items()}
+    return both.assign(**found, spread=both["spread"] + both["spread_plain"])
 
 
 def longest(runs: pd.DataFrame, score: str) -> str:

@@ -15,7 +15,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.matrix import scored, tasks_of, variants_of
-from analysis.overview_claims import CLAIMS as CLAIMS
 from analysis.panels import floor_line, one_legend, words
 from analysis.recall import recall_by_pairs, written_between
 from analysis.statistics import mean_interval

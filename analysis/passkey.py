@@ -31,6 +31,23 @@ def cells(slices: pd.DataFrame, by: str = "variant", scores: Sequence[str] = ("e
     return summed.assign(**{name: summed[name] / summed["n"] for name in names})
 
 
+def seed_scores(slices: pd.DataFrame, score: str = "exact_match") -> pd.DataFrame:
+    """The mean of each seed over the lengths and depths of an arm, as :func:`analysis.statistics.claim` takes it.
+
+    Args:
+        slices: Rows of one arm, as :func:`cells` takes them; no columns are asked of none.
+        score: Share of right answers.
+
+    Returns:
+        Columns ``task, seed, scale, data_source, score``.
+    """
+    if slices.empty:
+        return pd.DataFrame(columns=["seed", "task", "scale", "data_source", "score"])
+    labels = slices[["seed", "task", "scale", "data_source"]].drop_duplicates()
+    means = cells(slices, "arm", [score]).groupby("seed", as_index=False)[score].mean()
+    return labels.merge(means.set_axis(["seed", "score"], axis=1), on="seed")
+
+
 def passkey_figure(slices: pd.DataFrame, reach: dict[str, int] | None = None) -> Figure:
     """One map of exact match over length and depth for each variant, and below them all as curves over length.
 

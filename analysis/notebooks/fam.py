@@ -13,6 +13,7 @@
 # text names.
 
 # %%
+from analysis.claims import fam as fam_claims
 from analysis.notebook import show, table, verdicts
 from analysis.papers import fam
 from analysis.studies import load_study
@@ -148,4 +149,4 @@ table(fam.cost_table(cost), cost)
 # By the rule of `analysis/statistics.py`, from the runs above alone.
 
 # %%
-verdicts(fam.CLAIMS, live=LIVE)
+verdicts(fam_claims.CLAIMS, live=LIVE)

@@ -13,6 +13,7 @@
 # away.
 
 # %%
+from analysis.claims import filtered_memory as filtered_memory_claims
 from analysis.notebook import show, table, verdicts
 from analysis.papers import filtered_memory
 from analysis.studies import load_study
@@ -100,4 +101,4 @@ show(filtered_memory.temperature_figure(temperature), "filtered_memory_temperatu
 # questions to its code.
 
 # %%
-verdicts(filtered_memory.CLAIMS, live=LIVE)
+verdicts(filtered_memory_claims.CLAIMS, live=LIVE)

@@ -12,6 +12,7 @@
 # BookSum (table 4, figure 4) is not built.
 
 # %%
+from analysis.claims import infini as infini_claims
 from analysis.notebook import show, table, verdicts
 from analysis.papers import infini
 from analysis.studies import load_study
@@ -87,4 +88,4 @@ table(infini.gates_table(gates), gates)
 # By the rule of `analysis/statistics.py`, from the runs above alone, and sizes by computation.
 
 # %%
-verdicts(infini.CLAIMS, live=LIVE)
+verdicts(infini_claims.CLAIMS, live=LIVE)

@@ -12,6 +12,7 @@
 # dashed.
 
 # %%
+from analysis.claims import luna as luna_claims
 from analysis.notebook import show, table, verdicts
 from analysis.papers import luna
 from analysis.studies import load_study
@@ -100,4 +101,4 @@ show(
 # What our runs say of what the paper says, by the rule of `analysis/statistics.py`.
 
 # %%
-verdicts(luna.CLAIMS, live=LIVE)
+verdicts(luna_claims.CLAIMS, live=LIVE)

@@ -11,6 +11,7 @@
 
 # %%
 from analysis import overview
+from analysis.claims import overview as overview_claims
 from analysis.matrix import differences_table, scores_table
 from analysis.notebook import show, table, verdicts
 from analysis.pareto import pareto_figure, pareto_table
@@ -102,4 +103,4 @@ table(pareto_table(three_tasks, efficiency), three_tasks, efficiency)
 # ## What may be said
 
 # %%
-verdicts(overview.CLAIMS, live=LIVE)
+verdicts(overview_claims.CLAIMS, live=LIVE)

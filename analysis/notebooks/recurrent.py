@@ -12,8 +12,9 @@
 # the papers train a model for each number. The papers' numbers are hollow and dashed.
 
 # %%
+from analysis.claims import recurrent as recurrent_claims
 from analysis.notebook import show, table, verdicts
-from analysis.papers import recurrent
+from analysis.papers import memformer, rmt
 from analysis.studies import load_study
 
 LIVE = False  # True: also the runs in your own store
@@ -34,14 +35,14 @@ replay = load_study("mrbp_memory", live=LIVE)
 
 # %%
 show(
-    recurrent.segments_figure(segments),
+    rmt.segments_figure(segments),
     "recurrent_segments",
     segments,
     note="The paper's points are models of their own; its means are recomputed from the authors' result files.",
 )
 
 # %%
-table(recurrent.segments_table(segments), segments)
+table(rmt.segments_table(segments), segments)
 
 # %% [markdown]
 # ## Size of the memory
@@ -50,7 +51,7 @@ table(recurrent.segments_table(segments), segments)
 # as small is worse. Ours goes from one slot to a whole segment; our Transformer-XL always keeps a whole segment.
 
 # %%
-show(recurrent.memory_size_figure(sizes), "recurrent_memory_size", sizes)
+show(rmt.memory_size_figure(sizes), "recurrent_memory_size", sizes)
 
 # %% [markdown]
 # ## Depth of the gradient
@@ -60,7 +61,7 @@ show(recurrent.memory_size_figure(sizes), "recurrent_memory_size", sizes)
 
 # %%
 show(
-    recurrent.gradient_figure(gradient),
+    rmt.gradient_figure(gradient),
     "recurrent_gradient",
     gradient,
     note="The paper's lines are for segments of 50 word pieces.",
@@ -75,7 +76,7 @@ show(
 
 # %%
 show(
-    recurrent.scaling_figure(scaling),
+    rmt.scaling_figure(scaling),
     "recurrent_scaling",
     scaling,
     note="What the paper's figure 5 gives as a bound only is left out.",
@@ -88,17 +89,17 @@ show(
 # directions compare.
 
 # %%
-show(recurrent.slots_figure(slots), "recurrent_slots", slots)
+show(memformer.slots_figure(slots), "recurrent_slots", slots)
 
 # %%
-table(recurrent.ablation_table(slots), slots, note="The paper's rows as printed.")
+table(memformer.ablation_table(slots), slots, note="The paper's rows as printed.")
 
 # %% [markdown]
 # Its figure 6 shows the weights of single writes: one slot that keeps itself, one that is overwritten, one between.
 # Ours are means over slots and writes: how much of its attention a slot spends on itself.
 
 # %%
-show(recurrent.writes_figure(slots), "recurrent_writes", slots)
+show(memformer.writes_figure(slots), "recurrent_writes", slots)
 
 # %% [markdown]
 # ## Memory of training
@@ -108,7 +109,7 @@ show(recurrent.writes_figure(slots), "recurrent_writes", slots)
 # not measured here.
 
 # %%
-show(recurrent.replay_figure(replay), "recurrent_replay", replay)
+show(memformer.replay_figure(replay), "recurrent_replay", replay)
 
 # %% [markdown]
 # ## Memory Transformer
@@ -116,10 +117,10 @@ show(recurrent.replay_figure(replay), "recurrent_replay", replay)
 # Its numbers are of translation, which nothing here does. Its language model stands in the figure of segments as `mat`.
 
 # %%
-table(recurrent.translation_table(), note="As printed.")
+table(memformer.translation_table(), note="As printed.")
 
 # %% [markdown]
 # ## What our runs say of the papers' claims
 
 # %%
-verdicts(recurrent.CLAIMS, live=LIVE)
+verdicts(recurrent_claims.CLAIMS, live=LIVE)

@@ -8,13 +8,11 @@ rows collapse in training.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.claims import Claim, Part
+from analysis.arms import MEMORY, rows_where, sized
 from analysis.panels import (
     ACCURACY,
     add_scores,
@@ -28,11 +26,10 @@ from analysis.panels import (
     words,
 )
 from analysis.readme import markdown
-from analysis.statistics import Verdict, claim, intervals, mean_interval
+from analysis.statistics import intervals, mean_interval
 from analysis.studies import Study
 from analysis.style import colour, drawn, mean_with_interval, missing_note
 
-MEMORY = "model.memory_len"
 #: The arms of ``filtered_decomposition`` in their order, and what each has that ``luna_shared`` has not.
 CHANGES = {
     "luna": "Luna of its own authors",
@@ -64,7 +61,7 @@ def sizes_figure(study: Study) -> Figure:
     """
     if study.runs.empty:
         return words(study)
-    runs = in_order(study.runs.assign(**{MEMORY: pd.to_numeric(study.runs[MEMORY])}), ORDER, MEMORY)
+    runs = in_order(sized(study.runs), ORDER, MEMORY)
     cells = runs[MEMORY].dropna()
     ends = (cells.min(), cells.max()) if len(cells) else (1.0, 64.0)
     tasks = list(dict.fromkeys(runs["task"]))
@@ -87,24 +84,21 @@ def sizes_table(study: Study) -> str:
     """The same as a Markdown table: a row for each variant and size, bold by the rule."""
     if study.runs.empty:
         return f"Nothing to show yet. To make it: `{study.command}`"
-    runs = in_order(study.runs.assign(**{MEMORY: pd.to_numeric(study.runs[MEMORY])}), ORDER, MEMORY)
+    runs = in_order(sized(study.runs), ORDER, MEMORY)
     arms = runs[["variant", MEMORY]].drop_duplicates()
     names = {
-        f"`{variant}`" + ("" if pd.isna(size) else f", memory {size:g}"): (variant, size)
+        f"`{variant}`" + ("" if pd.isna(size) else f", memory {size:g}"): {
+            "variant": variant,
+            MEMORY: None if pd.isna(size) else size,
+        }
         for variant, size in arms.itertuples(index=False)
     }
     rows = {name: [name] for name in names}
     tasks = list(dict.fromkeys(runs["task"]))
     for task in tasks:
         own = runs[runs["task"] == task]
-        add_scores(rows, {name: mean_interval(_arm(own, *arm)[ACCURACY]) for name, arm in names.items()})
+        add_scores(rows, {name: mean_interval(rows_where(own, arm)[ACCURACY]) for name, arm in names.items()})
     return markdown(["model", *(f"{task}, %" for task in tasks)], list(rows.values()))
-
-
-def _arm(runs: pd.DataFrame, variant: str, size: float | None) -> pd.DataFrame:
-    rows = runs[runs["variant"] == variant]
-    sizes = pd.to_numeric(rows[MEMORY])
-    return rows[sizes.isna()] if size is None or pd.isna(size) else rows[sizes == size]
 
 
 def decomposition_figure(study: Study, reference: str = "luna") -> Figure:
@@ -281,173 +275,3 @@ def _draw_temperatures(axes: Axes, runs: pd.DataFrame, look: str, shift: float) 
     for place, row in zip(places, means.to_dict("records"), strict=True):
         if row["n"] > 1:
             axes.vlines(place, row["low"], row["high"], color=colour(look), linewidth=1.2)
-
-
-def _of(study: Study, *, task: str | None = None, **settings: str | float) -> pd.DataFrame:
-    """Runs of one arm; settings by the last part of their name."""
-    rows = study.runs
-    if rows.empty:
-        return rows
-    if task is not None:
-        rows = rows[rows["task"] == task]
-    for name, asked in settings.items():
-        column = name if name == "variant" else f"model.{name}"
-        held = rows[column] if isinstance(asked, str) else pd.to_numeric(rows[column])
-        rows = rows[held == asked]
-    return rows
-
-
-def _better(better: str, worse: str, task: str | None = None) -> Part:
-    """One variant of the decomposition beats another."""
-    where = f" on {task}" if task else ""
-
-    def test(study: Study) -> Verdict:
-        return claim(_of(study, task=task, variant=better), _of(study, task=task, variant=worse), ACCURACY)
-
-    return Part(f"`{better}` is more accurate than `{worse}`{where}", "filtered_decomposition", test)
-
-
-def _filter_helps(study: Study) -> Verdict:
-    filtered = _of(study, filter="conv", kernel=4, stride=1)
-    return claim(filtered, _of(study, filter="none"), ACCURACY)
-
-
-def any_task(better: Sequence[pd.DataFrame], worse: Sequence[pd.DataFrame]) -> Verdict:
-    """Whether there is a task on which the first is better: supported if on one, contradicted if on all tested.
-
-    Args:
-        better: runs of the one, a frame for each task.
-        worse: runs of the other, likewise.
-    """
-    verdicts = [claim(one, other, ACCURACY) for one, other in zip(better, worse, strict=True)]
-    tested = [verdict for verdict in verdicts if verdict.value != "not tested"]
-    if not tested:
-        return Verdict("not tested", "; ".join(dict.fromkeys(verdict.reason for verdict in verdicts)), None)
-    reasons = "; ".join(verdict.reason for verdict in tested)
-    for verdict in tested:
-        if verdict.value == "supported":
-            return Verdict("supported", f"on one of {len(tested)} tasks: {verdict.reason}", verdict.difference)
-    if all(verdict.value == "contradicted" for verdict in tested):
-        return Verdict("contradicted", f"on each of {len(tested)} tasks: {reasons}", None)
-    return Verdict("undecided", reasons, None)
-
-
-def _one_cell(study: Study) -> Verdict:
-    tasks = ("lra_listops", "lra_text")
-    one = [_of(study, task=task, variant="filtered_memory", memory_len=1) for task in tasks]
-    return any_task(one, [_of(study, task=task, variant="transformer") for task in tasks])
-
-
-def _rank_falls(variant: str) -> Part:
-    """The memory of a variant loses rank from its first look to its last."""
-
-    def test(study: Study) -> Verdict:
-        ends = memory_ends(study.memory)
-        ends = ends[ends["variant"] == variant] if len(ends) else ends
-        if ends.empty:
-            return Verdict("not tested", "there are no looks at its memory", None)
-        return claim(ends.assign(effective_rank=ends["effective_rank_first"]), ends, "effective_rank")
-
-    return Part(
-        f"the effective rank of `{variant}`'s memory is lower at the end of training than at the first look",
-        "filtered_degradation",
-        test,
-    )
-
-
-def _rank_kept(better: str, worse: str) -> Part:
-    """One variant's memory ends with a higher rank than another's."""
-
-    def test(study: Study) -> Verdict:
-        ends = memory_ends(study.memory)
-        if ends.empty:
-            return Verdict("not tested", "there are no looks at its memory", None)
-        return claim(ends[ends["variant"] == better], ends[ends["variant"] == worse], "effective_rank")
-
-    text = f"the memory of `{better}` ends with a higher effective rank than that of `{worse}`"
-    return Part(text, "filtered_degradation", test)
-
-
-def _learned_packing(study: Study) -> Verdict:
-    learned, fixed = (_of(study, pack_temperature=name, unpack_scale="none") for name in ("learn", "sqrt"))
-    return claim(learned, fixed, ACCURACY)
-
-
-_SMALL = "Two tasks of LRA, 2 layers of 64, 512 symbols; where the paper says it, on what and by how much is not known."
-_OWN_MEASURE = "How the paper measures it could not be read: effective rank is our measure."
-
-CLAIMS = (
-    Claim(
-        "conv_luna",
-        "abstract",
-        "Filtering the input before it meets the memory improves accuracy considerably.",
-        (
-            _better("filtered_memory", "luna_shared", "lra_listops"),
-            _better("filtered_memory", "luna_shared", "lra_text"),
-        ),
-        caveat=f"All four changes of its code together, against Luna as its authors built it. {_SMALL}",
-    ),
-    Claim(
-        "conv_luna",
-        "abstract",
-        "Memory should not be reached by attention alone: it is the filter that helps.",
-        (
-            _better("luna_filter", "luna_shared", "lra_listops"),
-            _better("luna_filter", "luna_shared", "lra_text"),
-            Part(
-                "on lra_text ConvLuna with its filter is more accurate than without", "filtered_filters", _filter_helps
-            ),
-        ),
-        caveat="The filter alone; its code never changes it alone.",
-    ),
-    Claim(
-        "conv_luna",
-        "said in a summary of it",
-        "In some cases a memory of one cell beats the transformer.",
-        (
-            Part(
-                "`filtered_memory` with one cell is more accurate than the transformer on some task",
-                "filtered_sizes",
-                _one_cell,
-            ),
-        ),
-        caveat=f"Two tasks are tried, so chance has two. {_SMALL}",
-    ),
-    Claim(
-        "conv_luna",
-        "said in a summary of it",
-        "Memory degrades: its rows collapse while Luna is trained.",
-        (_rank_falls("luna_shared"), _rank_falls("luna")),
-        caveat=_OWN_MEASURE,
-    ),
-    Claim(
-        "conv_luna",
-        "said in a summary of it",
-        "ConvLuna's memory degrades less.",
-        (_rank_kept("filtered_memory", "luna_shared"), _rank_kept("luna_filter", "luna_shared")),
-        caveat=_OWN_MEASURE,
-    ),
-    Claim(
-        "ours",
-        "its code",
-        "Of the other three changes each helps alone: no value projection, a learned packing temperature, unscaled "
-        "unpacking.",
-        tuple(
-            _better(name, "luna_shared") for name in ("luna_no_value", "luna_pack_temperature", "luna_unpack_unscaled")
-        ),
-        caveat="Mean over both tasks. Its text names the temperature; the other two stand in its code only.",
-    ),
-    Claim(
-        "ours",
-        "its code",
-        "With the filter on, a learned packing temperature is better than the fixed root of the head's width.",
-        (Part("`pack_temperature=learn` is more accurate than `sqrt`", "filtered_temperature", _learned_packing),),
-        caveat="Unpacking unscaled, as in its code, where that is an oversight.",
-    ),
-    Claim(
-        "conv_luna",
-        "results table",
-        "Its accuracies on the Long Range Arena.",
-        untestable="No number of its tables could be read, so there is nothing to hold ours against.",
-    ),
-)

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.claims import Claim, Part
+from analysis.arms import MEMORY, sized, step_ratios
 from analysis.panels import (
     ACCURACY,
     add_scores,
@@ -28,11 +28,10 @@ from analysis.panels import (
 )
 from analysis.published import published, setting_values
 from analysis.readme import markdown
-from analysis.statistics import Interval, Value, Verdict, aggregate, claim, mean_interval
+from analysis.statistics import Interval, aggregate, mean_interval
 from analysis.studies import Study
 from analysis.style import colour, drawn, mark_published, marker, missing_note
 
-MEMORY = "model.memory_len"
 TASKS = {
     "lra_listops": "ListOps",
     "lra_text": "Text",
@@ -88,10 +87,10 @@ def memory_size_figure(study: Study) -> Figure:
 
 
 def _sized(runs: pd.DataFrame) -> pd.DataFrame:
-    """Runs with the number of slots as a number, NaN where there are none."""
+    """Runs with the number of slots as a number, in the order of the figures."""
     if runs.empty:
         return pd.DataFrame(columns=["task", "variant", "seed", MEMORY, ACCURACY])
-    return in_order(runs.assign(**{MEMORY: pd.to_numeric(runs[MEMORY])}), ORDER, MEMORY)
+    return in_order(sized(runs), ORDER, MEMORY)
 
 
 def mean_scores(runs: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:
@@ -230,15 +229,8 @@ def ratios(bench: pd.DataFrame) -> pd.DataFrame:
     if bench.empty:
         return pd.DataFrame(columns=columns)
     rows = bench[(bench["phase"] == "train") & (bench["status"] == "ok") & bench["package"].isna()]
-    of = rows[rows["variant"] == "transformer"].set_index("length")[["tokens_per_second", "added_bytes", "spread"]]
-    rows = rows[rows["length"].isin(of.index)]
-    base = of.loc[rows["length"]].set_index(rows.index)
-    rows = rows.assign(
-        speed=rows["tokens_per_second"] / base["tokens_per_second"],
-        memory=rows["added_bytes"] / base["added_bytes"],
-        spread=rows["spread"] + base["spread"],
-    )
-    return rows[columns].reset_index(drop=True)
+    plain = rows[rows["variant"] == "transformer"]
+    return step_ratios(rows, plain, ["length"], {"speed": "tokens_per_second", "memory": "added_bytes"})[columns]
 
 
 def efficiency_figure(study: Study) -> Figure:
@@ -410,203 +402,3 @@ def _has_neighbour(rows: pd.DataFrame, speed: float, score: float) -> bool:
     away, up = rows["speed"] - speed, (rows["mean"] - score).abs()
     near = (away > 0) & (away < 0.15 * np.ptp(rows["speed"])) & (up < 0.025 * np.ptp(rows["mean"]))
     return bool(near.any())
-
-
-def _arm(study: Study, variant: str, memory_len: int | None = None, tasks: Sequence[str] = ()) -> pd.DataFrame:
-    """Runs of one arm of ``luna_lra``, on some tasks or on all."""
-    runs = _sized(study.runs)
-    rows = runs[runs["variant"] == variant]
-    if memory_len is not None:
-        rows = rows[rows[MEMORY] == memory_len]
-    return rows[rows["task"].isin(list(tasks))] if tasks else rows
-
-
-def _whole(study: Study, better: pd.DataFrame, worse: pd.DataFrame, tasks: Sequence[str], margin: float) -> Verdict:
-    """The claim over several tasks; not tested before all of them have runs."""
-    lacking = [task for task in tasks if task not in set(better["task"]) & set(worse["task"])]
-    if lacking and len(better) and len(worse):
-        return Verdict("not tested", f"not both have runs on {', '.join(lacking)}", None)
-    return claim(better, worse, ACCURACY, margin=margin)
-
-
-def _beats(
-    better: tuple[str, int | None], worse: tuple[str, int | None], tasks: Sequence[str], where: str, margin: float = 0.0
-) -> Part:
-    """An arm of ``luna_lra`` is more accurate than another, or at most a margin less so."""
-
-    def test(study: Study) -> Verdict:
-        return _whole(study, _arm(study, *better, tasks), _arm(study, *worse, tasks), tasks, margin)
-
-    names = [f"`{variant}`" + (f" with {size} slots" if size else "") for variant, size in (better, worse)]
-    how = f"at most {100 * margin:g} points less accurate than" if margin else "more accurate than"
-    return Part(f"{names[0]} is {how} {names[1]} {where}", "luna_lra", test)
-
-
-def _ablation(better: str, worse: str) -> Part:
-    """An arm of ``luna_memory_ablations`` is more accurate than another on the mean of its tasks."""
-
-    def test(study: Study) -> Verdict:
-        rows = study.runs
-        if rows.empty:
-            return claim(rows, rows, ACCURACY)
-        return claim(rows[rows["arm"] == better], rows[rows["arm"] == worse], ACCURACY)
-
-    text = f"`{better}` is more accurate than `{worse}` ({ABLATIONS[worse]}), mean of two tasks"
-    return Part(text, "luna_memory_ablations", test)
-
-
-#: Two measurements of memory that differ by less are not told apart: allocators hand out whole blocks.
-MEMORY_DOUBT = 0.05
-
-
-def is_more(ratio: float, doubt: float, text: str) -> Verdict:
-    """A verdict on one measured ratio: supported above 1 by more than its doubt, contradicted below 1 by as much.
-
-    Args:
-        ratio: of two measurements.
-        doubt: by how much such measurements scatter, as a share.
-        text: what is measured; the ratio is put behind it.
-    """
-    value: Value = "supported" if ratio > 1 + doubt else "contradicted" if ratio < 1 - doubt else "undecided"
-    return Verdict(value, f"{text}: {ratio:.3g} times (scatter {doubt:.2g}, measured once, no seeds)", None)
-
-
-def _costs(study: Study, name: str) -> pd.DataFrame:
-    """Rows of one arm of ``luna_efficiency`` by length; empty where it is not measured."""
-    rows = ratios(study.bench)
-    return rows[rows["name"] == name].sort_values("length")
-
-
-def _no_bench(names: str) -> Verdict:
-    return Verdict("not tested", f"{names} not measured beside the transformer", None)
-
-
-def _faster(better: str, worse: str) -> Part:
-    """An arm trains faster than another at the greatest length that both were measured at."""
-
-    def test(study: Study) -> Verdict:
-        both = _costs(study, better).merge(_costs(study, worse), on="length")
-        if both.empty:
-            return _no_bench(f"{better} or {worse}")
-        row = both.iloc[-1]
-        text = f"tokens per second at {row['length']:,.0f} bytes"
-        return is_more(row["speed_x"] / row["speed_y"], max(row["spread_x"], row["spread_y"]), text)
-
-    return Part(f"`{better}` trains faster than `{worse}` at the greatest length", "luna_efficiency", test)
-
-
-def _lighter(better: str, worse: str) -> Part:
-    """A step of an arm adds less memory than another's, likewise."""
-
-    def test(study: Study) -> Verdict:
-        both = _costs(study, better).merge(_costs(study, worse), on="length")
-        if both.empty:
-            return _no_bench(f"{better} or {worse}")
-        row = both.iloc[-1]
-        text = f"memory of `{worse}` over that of `{better}` at {row['length']:,.0f} bytes"
-        return is_more(row["memory_y"] / row["memory_x"], MEMORY_DOUBT, text)
-
-    return Part(f"a step of `{better}` takes less memory than one of `{worse}`", "luna_efficiency", test)
-
-
-def _gains_with_length(name: str) -> Part:
-    """The lead over the transformer grows from the least to the greatest length."""
-
-    def test(study: Study) -> Verdict:
-        rows = _costs(study, name)
-        if rows["length"].nunique() < 2:
-            return _no_bench(f"{name} at two lengths")
-        first, last = rows.iloc[0], rows.iloc[-1]
-        text = f"lead at {last['length']:,.0f} over that at {first['length']:,.0f} bytes"
-        return is_more(last["speed"] / first["speed"], max(first["spread"], last["spread"]), text)
-
-    return Part(f"the lead of `{name}` over the transformer grows with length", "luna_efficiency", test)
-
-
-_FIVE = tuple(TASKS)
-_SMALL = "2 layers of 64, 512 symbols, 4 to 64 slots; nothing here learns Retrieval or Pathfinder in this time."
-_TWO = "2 layers of 64, ListOps and Text of 512 symbols."
-_FUSED = (
-    "One sequence a step on one core, and our transformer's attention is fused: its memory grows with the length, not "
-    "with its square, so the paper's tenth cannot show."
-)
-
-CLAIMS = (
-    Claim(
-        "luna",
-        TABLE,
-        "Luna with 16 slots beats the transformer on the mean of LRA.",
-        (_beats(("luna", 16), ("transformer", None), _FIVE, "on the mean of the five tasks"),),
-        caveat=_SMALL,
-    ),
-    Claim(
-        "luna",
-        TABLE,
-        "The gain is large on Image and Pathfinder.",
-        tuple(
-            _beats(("luna", 64), ("transformer", None), (task,), f"on {TASKS[task]}")
-            for task in ("lra_image", "lra_pathfinder")
-        ),
-        caveat=f"The paper's largest memory has 256 slots, ours 64. {_SMALL}",
-    ),
-    Claim(
-        "luna",
-        TABLE,
-        "Luna beats the other efficient transformers.",
-        tuple(
-            _beats(("luna", 16), (other, None), _FIVE, "on the mean of the five tasks") for other in ("local", "linear")
-        ),
-        caveat=f"Two of its ten others are built here. {_SMALL}",
-    ),
-    Claim(
-        "luna",
-        TABLE,
-        "More slots help a little, and a small memory is nearly as good as a large one.",
-        (
-            _beats(("luna", 64), ("luna", 4), _FIVE, "on the mean of the five tasks"),
-            _beats(("luna", 16), ("luna", 64), _FIVE, "on the mean of the five tasks", margin=0.01),
-        ),
-        caveat=f"In the paper 16 slots are half a point below 256. {_SMALL}",
-    ),
-    Claim(
-        "luna",
-        f"{SPEED}, {BUBBLES}",
-        "Luna trains several times faster than the transformer at 4K, and the lead grows with length.",
-        (_faster("luna_16", "transformer"), _gains_with_length("luna_16")),
-        caveat="One sequence a step on one core instead of 32 on a GPU.",
-    ),
-    Claim(
-        "luna",
-        f"{SPEED}, {BUBBLES}",
-        "A training step of Luna takes a fraction of the transformer's memory at 4K.",
-        (_lighter("luna_16", "transformer"),),
-        caveat=_FUSED,
-    ),
-    Claim(
-        "luna",
-        f"{SPEED}, {BUBBLES}",
-        "A smaller memory is faster and lighter.",
-        (_faster("luna_16", "luna_256"), _lighter("luna_16", "luna_256")),
-        caveat=_FUSED,
-    ),
-    Claim(
-        "luna",
-        "ablation of contextual P",
-        "It matters that P is carried up the layers instead of being learned anew in each.",
-        (_ablation("luna", "fresh"),),
-        caveat=f"The paper's own numbers were not found. {_TWO}",
-    ),
-    Claim(
-        "luna",
-        "WMT'14 table",
-        "Untied keys and values are a little better than tied ones.",
-        (_ablation("luna", "tied"),),
-        caveat=f"In the paper: translation, some tenths of BLEU. {_TWO}",
-    ),
-    Claim(
-        "luna",
-        "WMT'14 table, table of masked language models",
-        "Luna comes near a transformer in translation and in pre-trained language models.",
-        untestable="There is no encoder-decoder here, and no pre-training of that size.",
-    ),
-)

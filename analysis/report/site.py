@@ -53,7 +53,7 @@ def build(
         out: top of the site; default: ``report/`` in ``results``. Executed notebooks are taken from its
             ``notebooks/``.
         names: of studies; default: all.
-        claims: title and claims by name; default: those of ``analysis/papers/`` and the overview.
+        claims: title and claims by name; default: those of ``analysis/claims/``.
         notebooks: folder of the notebooks' scripts; default: ``analysis/notebooks``.
         live: also the runs of the store.
         root: the store, whose ``config.yaml`` and drawings of the memory are shown; default: where runs are stored.
@@ -71,7 +71,7 @@ def build(
     if not gallery:
         lacks.append(Lack("there are no figures", "make notebooks"))
     if not chapters:
-        lacks.append(Lack("no paper's claims are written down: analysis/papers/ has none"))
+        lacks.append(Lack("no paper's claims are written down: analysis/claims/ has none"))
 
     shown = {"chapters": chapters, "titles": {page.name: page.title for page in notes}, "notebooks": notes}
     writer.page("index.html", "index", **shown, lacks=lacks, studies=_with_runs(found))

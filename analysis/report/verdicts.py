@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import pkgutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-import analysis.papers
+import analysis.claims
 from analysis.claims import Claim, Judgement, Outcome, judge_by, verdict_table
 from analysis.report.gather import Gathered
 from analysis.statistics import Verdict
 from analysis.studies import Study
 
-#: In the order of the table in analysis/claims.py; a sign beside the word, so that colour alone says nothing.
+#: In the order of the table in analysis/claims/__init__.py; a sign beside the word, so that colour alone says nothing.
 SIGNS: dict[Outcome, str] = {
     "reproduced": "✓",
     "partly": "◐",
@@ -30,7 +29,7 @@ OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 @dataclass(frozen=True)
 class Chapter:
-    """The claims of one module of analysis/papers/, or of the overview."""
+    """The claims of one module of analysis/claims/."""
 
     name: str
     """Of the module, and of its notebook."""
@@ -52,15 +51,14 @@ def slug(outcome: str) -> str:
 
 
 def all_claims() -> dict[str, tuple[str, tuple[Claim, ...]]]:
-    """Title and claims of each module that has some: the papers by name, then the overview."""
-    names = sorted(f"analysis.papers.{found.name}" for found in pkgutil.iter_modules(analysis.papers.__path__))
-    names += ["analysis.overview"] if importlib.util.find_spec("analysis.overview") else []
+    """Title and claims of each module of analysis/claims/ that has some: the papers by name, then our own."""
+    names = [found.name for found in pkgutil.iter_modules(analysis.claims.__path__)]
     chapters = {}
-    for name in names:
-        module = importlib.import_module(name)
+    for name in sorted(names, key=lambda name: (name == "overview", name)):
+        module = importlib.import_module(f"analysis.claims.{name}")
         title = (module.__doc__ or "").strip().partition("\n")[0]
         if claims := tuple(getattr(module, "CLAIMS", ())):
-            chapters[name.rpartition(".")[2]] = (title, claims)
+            chapters[name] = (title, claims)
     return chapters
 
 

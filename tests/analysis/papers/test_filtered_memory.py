@@ -1,19 +1,15 @@
-"""Figures and claims of filtered memory: the right numbers where they belong, and what is missing said in words."""
+"""Figures of filtered memory: the right numbers where they belong, and what is missing said in words."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from analysis.claims import judge, outcome
 from analysis.papers.filtered_memory import (
     CHANGES,
-    CLAIMS,
-    any_task,
     decomposition_figure,
     decomposition_table,
     degradation_figure,
@@ -25,7 +21,8 @@ from analysis.papers.filtered_memory import (
     temperature_figure,
 )
 from analysis.studies import Study
-from tests.analysis.papers.made_studies import made_study, nothing, seeds
+from tests.analysis.papers.made_filtered_memory import study
+from tests.analysis.papers.made_studies import nothing, seeds
 
 FIGURES: list[tuple[Callable[[Study], Figure], str]] = [
     (sizes_figure, "filtered_sizes"),
@@ -34,24 +31,6 @@ FIGURES: list[tuple[Callable[[Study], Figure], str]] = [
     (degradation_figure, "filtered_degradation"),
     (temperature_figure, "filtered_temperature"),
 ]
-#: Accuracies of seed 0; each further seed has a point more.
-SCORES = {"transformer": 0.4, "luna": 0.5, "luna_shared": 0.45, "filtered_memory": 0.6, "luna_filter": 0.52}
-
-
-def score(job: Any) -> float:
-    cells = job.settings.get("model.memory_len") or 1
-    kind = {"max_pool": 0.1, "none": -0.2}.get(job.settings.get("model.filter"), 0.0)
-    learned = 0.05 * (job.settings.get("model.pack_temperature") == "learn")
-    return SCORES.get(job.variant, 0.45) + 0.01 * job.seed + 0.001 * cells + kind + learned
-
-
-def looks(job: Any, step: int) -> dict[str, float]:
-    loss = {"luna": 0.1, "luna_shared": 0.1, "filtered_memory": 0.01}.get(job.variant, 0.05)
-    return {"effective_rank": 8 - loss * step + 0.01 * job.seed, "cosine": step / 100}
-
-
-def study(name: str, **options: Any) -> Study:
-    return made_study(name, score, looks=looks if name == "filtered_degradation" else None, **options)
 
 
 def texts(figure: Figure) -> str:
@@ -138,38 +117,3 @@ def test_tables_of_nothing_name_the_command() -> None:
     for table, name in ((sizes_table, "filtered_sizes"), (decomposition_table, "filtered_decomposition")):
         assert f"python run.py -m +study={name}" in table(study(name, keep=nothing))
     assert "python run.py" in degradation_table(study("filtered_degradation", keep=nothing))
-
-
-def decided(score: Callable[[Any], float], looks: Callable[[Any, int], dict[str, float]], **options: Any) -> list[str]:
-    names = dict.fromkeys(part.study for claim in CLAIMS for part in claim.parts)
-    studies = {name: made_study(name, score, looks=looks, **options) for name in names}
-    return [
-        outcome([part.test(studies[part.study]) for part in claim.parts]) for claim in CLAIMS if not claim.untestable
-    ]
-
-
-def test_claims_in_both_directions() -> None:
-    def helps(job: Any) -> float:
-        steps = ("luna_no_value", "luna_pack_temperature", "luna_unpack_unscaled")
-        return score(job) + 0.1 * (job.variant in steps) + (0.001 * job.seed if job.variant in SCORES else 0)
-
-    def rises(job: Any, step: int) -> dict[str, float]:
-        return {"effective_rank": 16 - looks(job, step)["effective_rank"]}
-
-    assert decided(helps, looks) == ["reproduced"] * 7
-    assert decided(lambda job: 1 - helps(job), rises) == ["not reproduced"] * 7
-    assert decided(helps, looks, keep=nothing) == ["not run"] * 7
-    assert decided(helps, looks, keep=seeds(0)) == ["not run"] * 7
-
-
-def test_some_task_is_enough() -> None:
-    runs = study("filtered_decomposition").runs
-    better, worse = (runs[(runs["variant"] == name) & (runs["task"] == "lra_text")] for name in ("luna", "luna_shared"))
-    assert any_task([better, worse], [worse, better]).value == "supported"
-    assert any_task([worse], [better]).value == "contradicted"
-    assert any_task([better], [better]).value == "undecided"
-    assert any_task([better.iloc[:0]], [better]).value == "not tested"
-
-
-def test_what_is_committed_can_be_judged() -> None:
-    assert [found.claim for found in judge(CLAIMS)] == list(CLAIMS)

@@ -12,7 +12,8 @@ Each is decided by the rule of ``analysis/statistics.py``; together they give th
 | not run | no part was tested: runs are missing, and the evidence names the command that makes them |
 | not testable at this scale | nothing that runs here could decide it; the claim says why |
 
-The modules of ``analysis/papers/`` hold the claims, each beside the figures that show the same.
+Each module of this package holds the claims of one notebook as ``CLAIMS``; what decides them is drawn by the modules of
+``analysis/papers/``. The first line of its docstring is the title of its table in the report.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What our own comparison asks, decided by the runs of its studies."""
+"""Our own comparison: what it asks of every mechanism at equal size, segment and memory budget."""
 
 from __future__ import annotations
 
