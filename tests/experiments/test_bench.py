@@ -63,7 +63,7 @@ def test_rows_are_kept_and_replaced(tmp_path: Path, in_this_process: None, capsy
     assert run_bench([first, benched(tmp_path, "transformer")]) == ExitCode.OK
     before = pd.read_csv(tmp_path / "bench.csv")
     assert len(before) == 8
-    assert set(before["status"]) == {"ok"}
+    assert not before["status"].str.startswith("failed").any()
     assert run_bench([benched(tmp_path, "fam", "bench.segment_len=16", "bench.memory_len=2")]) == ExitCode.OK
     assert run_bench([first]) == ExitCode.OK
     after = pd.read_csv(tmp_path / "bench.csv")
@@ -108,7 +108,7 @@ def test_a_failure_is_a_row_and_the_others_go_on(
     assert run_bench([benched(tmp_path), benched(tmp_path, "luna")]) == ExitCode.FAILED
     rows = pd.read_csv(tmp_path / "bench.csv")
     assert rows.loc[rows["name"] == "fam", "status"].tolist() == ["failed: no room", "failed: no room"]
-    assert set(rows.loc[rows["name"] == "luna", "status"]) == {"ok"}
+    assert not rows.loc[rows["name"] == "luna", "status"].str.startswith("failed").any()
 
 
 def test_what_takes_too_long_is_skipped(tmp_path: Path, in_this_process: None, monkeypatch: pytest.MonkeyPatch) -> None:
