@@ -54,7 +54,7 @@ def _rows(study: Study) -> Iterator[dict[str, Any]]:
             "mean": round(found.mean, _DIGITS),
             "interval": f"{found.low:.{_DIGITS}g} to {found.high:.{_DIGITS}g}" if found.n > 1 else "",
             "n": found.n,
-            "floor": round(float(floor), _DIGITS) if floor is not None and pd.notna(floor) else float("nan"),
+            "floor": float(floor) if floor is not None and pd.notna(floor) else float("nan"),
             "page": f"studies/{study.name}.html#{arm_anchor(study, number)}",
         }
 
@@ -64,6 +64,7 @@ def table_html(table: pd.DataFrame) -> str:
     shown = table[list(COLUMNS)].copy()
     for name in ("task", "variant", "study", "scale", "metric", "interval", "settings"):
         shown[name] = [html.escape(str(value)) for value in shown[name]]
+    shown["floor"] = ["" if pd.isna(floor) else f"{floor:.{_DIGITS}g}" for floor in shown["floor"]]
     links = zip(table["page"], table["n"], shown["variant"], strict=True)
     shown["n"] = [f'<a href="{html.escape(page)}" title="runs of {name}">{n}</a>' for page, n, name in links]
     body = to_html_datatable(

@@ -47,7 +47,7 @@ def test_missing_arms_name_the_settings_that_their_label_leaves_open() -> None:
             }
         ]
     )
-    assert "arm=past_fams model.past_fams=2.0: 0 of 3 seeds" in replace(study, runs=runs).describe_missing()
+    assert "arm=past_fams model.past_fams=2: 0 of 3 seeds" in replace(study, runs=runs).describe_missing()
 
 
 def test_the_longest_test_is_by_number_and_not_by_letter() -> None:

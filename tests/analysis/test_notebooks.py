@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
 
+import IPython.display
 import pytest
 
 from analysis import execute as executing
+from analysis import notebook, style
 from analysis import sync as syncing
 from analysis.execute import execute, problem_of
 from analysis.sync import NOTEBOOKS, as_text, notebook_of, outdated, scripts, sync
@@ -131,3 +134,20 @@ def test_an_executed_copy_tells_what_failed_in_it(folder: Path) -> None:
 def test_a_name_that_is_none_runs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert executing.main(["no_such_paper"]) == 2
     assert capsys.readouterr().err.startswith("error: no notebook 'no_such_paper': there are ")
+
+
+@pytest.mark.parametrize("script", scripts(), ids=lambda path: path.stem)
+def test_each_notebook_runs_on_the_committed_results(
+    script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its cells, one after the other, in this process: a kernel is tried once, above."""
+    shown: list[object] = []
+    monkeypatch.setattr(style, "FIGURES", tmp_path)
+    monkeypatch.setattr(notebook, "display", lambda *objects: shown.extend(objects))
+    monkeypatch.setattr(IPython.display, "display", lambda *objects: shown.extend(objects))
+    runpy.run_path(str(script))
+    pictures = {path.stem for path in tmp_path.glob("*.png")}
+    assert pictures
+    assert pictures == {path.stem for path in tmp_path.glob("*.svg")}
+    assert all(name.startswith(script.stem) for name in pictures)
+    assert len(shown) > 2 * len(pictures)

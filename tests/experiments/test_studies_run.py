@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def test_all_arms_of_a_study_train(study: str, task: str, results: Path) -> None
     wanted = [job for job in PLANS[study].jobs if job.task == task and job.seed == 0]
     own = [f"store.root={results}", f"data.cache={results / 'cache'}", "logger=none", "trainer.progress=none"]
     for job in wanted:
-        (config,) = check_command_line([*job.overrides, *own])
+        (config,) = check_command_line([*shlex.split(job.command)[2:], *own])
         assert run_apart(config) == ExitCode.OK, job.command
     found = load_study(study, scale="smoke", root=results)
     assert not ((found.missing["task"] == task) & (found.missing["seed"] == 0)).any()
