@@ -5,15 +5,13 @@ The papers train one model for each number of segments; one run of ours meets 1 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.arms import MEMORY, interval_text, plain_ticks, rows_where, sized
-from analysis.panels import floor_line, level, lines_by_size, numbered_line, one_legend, say
+from analysis.panels import floor_line, in_order, level, lines_by_size, numbered_line, one_legend, say
 from analysis.published import published, setting_values
 from analysis.readme import markdown
 from analysis.statistics import mean_interval
@@ -52,7 +50,7 @@ def segments_figure(study: Study) -> Figure:
         rows = rows_where(study.slices, {OP: op})
         floor_line(axes, rows_where(study.runs, {OP: op}))
         if len(rows):
-            rows = _ordered(rows, "variant", VARIANTS)
+            rows = in_order(rows, VARIANTS)
             mean_with_interval(axes, rows, "length_blocks", SYMBOLS, show_n=False)
             axes.axvline(_reach(rows), color="0.5", linestyle=":", linewidth=1)
         theirs = published(paper="rmt", where="figure 3", setting={"op": op})
@@ -236,11 +234,6 @@ def _hollow(axes: Axes, places: pd.Series, values: pd.Series, label: str, number
 
 
 # Rows of frames
-
-
-def _ordered(frame: pd.DataFrame, column: str, names: Sequence[str]) -> pd.DataFrame:
-    places = frame[column].map({name: place for place, name in enumerate(names)})
-    return frame.iloc[places.argsort(kind="stable")]
 
 
 def _reach(slices: pd.DataFrame) -> float:

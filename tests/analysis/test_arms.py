@@ -9,9 +9,21 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.arms import bits_label, interval_text, longest, only_arms, plain_ticks, published_table, score_table
+from analysis.arms import (
+    MEMORY,
+    bits_label,
+    interval_text,
+    longest,
+    only_arms,
+    plain_ticks,
+    published_table,
+    rows_where,
+    score_table,
+    sized,
+    step_ratios,
+)
 from analysis.heads import heads_figure
-from analysis.passkey import cells, maps_figure
+from analysis.passkey import cells, maps_figure, seed_scores
 from analysis.published import published
 from analysis.statistics import Interval
 from analysis.style import mean_with_interval
@@ -114,3 +126,41 @@ def test_groups_that_are_no_variants_may_have_looks() -> None:
     axes = Figure().add_subplot()
     mean_with_interval(axes, frame, "x", "y", "label", looks={"b": {"color": "#123456", "marker": "*"}})
     assert [line.get_marker() for line in axes.lines] == ["s", "*"]
+
+
+def test_rows_by_what_stands_in_their_columns() -> None:
+    frame = pd.DataFrame({"variant": ["luna", "luna", "local"], MEMORY: ["4", "16", None]})
+    assert rows_where(frame, {"variant": "luna"}).index.tolist() == [0, 1]
+    assert rows_where(frame, {"variant": "luna", MEMORY: 16}).index.tolist() == [1], "numbers are read as such"
+    assert rows_where(frame, {MEMORY: None}).index.tolist() == [2]
+    assert rows_where(frame, {"arm": "fam"}).empty
+    assert rows_where(pd.DataFrame(), {"arm": "fam", MEMORY: 4}).empty
+    assert sized(frame)[MEMORY].tolist()[:2] == [4, 16]
+    assert math.isnan(sized(frame)[MEMORY][2])
+    assert sized(frame[["variant"]]).columns.tolist() == ["variant"]
+
+
+def test_ratios_of_a_step_are_of_counterparts() -> None:
+    rows = pd.DataFrame({"length": [1, 2, 4], "seconds": [3.0, 6, 8], "spread": [0.1, 0.2, 0.3], "name": "fam"})
+    plain = pd.DataFrame({"length": [2, 1], "seconds": [4.0, 1], "spread": [0.05, 0.1], "name": "window"})
+    found = step_ratios(rows, plain, ["length"], {"time": "seconds"})
+    assert found["length"].tolist() == [1, 2]
+    assert found["time"].tolist() == [3, 1.5]
+    assert found["spread"].tolist() == [0.2, 0.25]
+    assert set(found["name"]) == {"fam"}
+
+
+def test_a_seed_has_one_score_over_its_lengths_and_depths() -> None:
+    row = {"arm": "fam", "task": "passkey", "scale": "laptop", "data_source": "made", "length_blocks": 2, "factor": 1}
+    slices = pd.DataFrame(
+        [
+            {**row, "seed": 0, "depth": 0, "n": 1, "exact_match": 0.0},
+            {**row, "seed": 0, "depth": 0, "n": 3, "exact_match": 1.0},
+            {**row, "seed": 0, "depth": 1, "n": 1, "exact_match": 0.25},
+            {**row, "seed": 1, "depth": 1, "n": 1, "exact_match": 1.0},
+        ]
+    )
+    found = seed_scores(slices)
+    assert found[["seed", "score"]].to_numpy().tolist() == [[0, 0.5], [1, 1.0]]
+    assert set(found.columns) == {"task", "seed", "scale", "data_source", "score"}
+    assert set(seed_scores(pd.DataFrame()).columns) == set(found.columns)

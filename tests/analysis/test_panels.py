@@ -16,6 +16,7 @@ from analysis.panels import (
     floor_line,
     in_order,
     level,
+    lines_by_size,
     missing_notes,
     one_legend,
     score_text,
@@ -110,3 +111,23 @@ def test_notes_on_what_is_missing_take_room_of_their_own() -> None:
     whole = Figure(figsize=(8, 3))
     missing_notes(whole, made_study("filtered_degradation", score))
     assert (whole.get_figheight(), whole.get_supxlabel()) == (3, "")
+
+
+def test_sizes_of_one_arm_are_lines_of_their_own() -> None:
+    rows = pd.DataFrame(
+        [
+            {"slots": slots, "blocks": blocks, "seed": seed, "score": slots + blocks + 0.1 * seed}
+            for slots in (16, 1)
+            for blocks in (1, 2)
+            for seed in ((0, 1) if slots == 1 else (0,))
+        ]
+    )
+    axes = Figure().add_subplot()
+    lines_by_size(axes, rows, "blocks", "score", "slots", "{:g} slots")
+    assert [line.get_label() for line in axes.lines] == ["1 slots  (n = 2)", "16 slots  (n = 1)"]
+    assert np.asarray(axes.lines[0].get_ydata()).tolist() == pytest.approx([2.05, 3.05])
+    assert len({line.get_marker() for line in axes.lines}) == 2
+    assert len(axes.collections) == 1, "one seed has no band"
+    lines_by_size(axes, rows.iloc[:0], "blocks", "score", "slots", "{:g} slots")
+    lines_by_size(axes, pd.DataFrame(), "blocks", "score", "slots", "{:g} slots")
+    assert len(axes.lines) == 2

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
+import analysis
 from analysis.claims import Claim, Judgement, Part, outcome, verdict_table
 from analysis.statistics import Value, Verdict, claim
 from analysis.studies import Study
@@ -63,3 +67,24 @@ def test_the_table_shows_evidence_commands_and_caveats() -> None:
     lines = table.splitlines()
     assert "a \\| b: **undecided**, difference 0<br>To run what is missing: `python run.py`<br>Smaller." in lines[2]
     assert "**not testable at this scale** | No such model here. |" in lines[3]
+
+
+ROOM = Path(str(analysis.__file__)).parent
+
+
+def imported(path: Path) -> list[tuple[str, str]]:
+    """Module and name of each import from a module."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    from_imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    return [(str(node.module), name.name) for node in from_imports for name in node.names]
+
+
+@pytest.mark.parametrize("path", sorted((ROOM / "papers").glob("*.py")), ids=lambda path: path.stem)
+def test_papers_know_nothing_of_claims(path: Path) -> None:
+    assert [module for module, name in imported(path) if f"{module}.{name}".startswith("analysis.claims")] == []
+
+
+@pytest.mark.parametrize("path", sorted(ROOM.rglob("*.py")), ids=lambda path: str(path.relative_to(ROOM)))
+def test_what_a_module_keeps_to_itself_is_not_imported(path: Path) -> None:
+    private = [name for module, name in imported(path) if name.startswith("_") and module.startswith("analysis")]
+    assert private == []

@@ -10,6 +10,19 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 
+def line(axes: Axes, label: str) -> np.ndarray[Any, Any]:
+    """The points of the one line whose label starts like this."""
+    found = [each for each in axes.lines if str(each.get_label()).startswith(label)]
+    assert len(found) == 1, [each.get_label() for each in axes.lines]
+    return np.asarray(found[0].get_xydata(), dtype=float)
+
+
+def words_of(figure: Figure) -> str:
+    """What stands beside the panels, the note on what is missing too."""
+    shown = [*(text.get_text() for text in figure.texts), figure.get_supxlabel()]
+    return " ".join(shown).replace("\n", " ")
+
+
 def xs(line: Line2D) -> list[float]:
     """Places of a line's points."""
     return np.asarray(line.get_xdata(), dtype=float).tolist()

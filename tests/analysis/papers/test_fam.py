@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.papers import fam
 from analysis.studies import Study
+from tests.analysis.papers.lines import line, words_of
 from tests.analysis.papers.made_fam import LENGTHS, ablation, cost, passkey
-
-
-def line(axes: Axes, label: str) -> np.ndarray[Any, Any]:
-    """The points of the line whose label starts like this."""
-    found = [each for each in axes.lines if str(each.get_label()).startswith(label)]
-    assert len(found) == 1, [each.get_label() for each in axes.lines]
-    return np.asarray(found[0].get_xydata(), dtype=float)
-
-
-def words_of(figure: Figure) -> str:
-    return " ".join(text.get_text() for text in (*figure.texts, *filter(None, [figure._supxlabel]))).replace("\n", " ")  # type: ignore[attr-defined]
 
 
 def test_windows_end_where_they_reach_and_keys_stand_at_the_start() -> None:

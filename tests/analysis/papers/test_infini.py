@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from analysis.papers import infini
 from analysis.published import published
+from tests.analysis.papers.lines import line, words_of
 from tests.analysis.papers.made_infini import gates, passkey, text
-
-
-def line(axes: Axes, label: str) -> np.ndarray[Any, Any]:
-    """The points of the line whose label starts like this."""
-    found = [each for each in axes.lines if str(each.get_label()).startswith(label)]
-    assert len(found) == 1, [each.get_label() for each in axes.lines]
-    return np.asarray(found[0].get_xydata(), dtype=float)
-
-
-def words_of(figure: Figure) -> str:
-    shown = [*figure.texts, *([figure._supxlabel] if figure._supxlabel else [])]  # type: ignore[attr-defined]
-    return " ".join(text.get_text() for text in shown).replace("\n", " ")
 
 
 def test_formulas_give_the_published_counts() -> None:
