@@ -231,9 +231,10 @@ def live_tables(study: str | StudyPlan, root: str | os.PathLike[str] | None = No
     settings = _settings(own, plan.varied)
     missing = _unmatched(plan, own[own["scale"] == plan.scale].join(settings))
     shared = find_same(plan, missing, everything.drop(own.index))
-    arms = {run_id: missing[position].arm for position, run_id in shared.items()}
-    others = everything[everything["run_id"].isin(list(arms))]
-    runs = pd.concat([own, others.assign(arm=others["run_id"].map(arms))])
+    jobs = {run_id: missing[position] for position, run_id in shared.items()}
+    others = everything[everything["run_id"].isin(list(jobs))]
+    labels = {name: [getattr(jobs[run_id], name) for run_id in others["run_id"]] for name in ("arm", "variant")}
+    runs = pd.concat([own, others.assign(**labels)])  # a preset may be another's model with one setting
     runs = runs.assign(**_settings(runs, plan.varied), floor=_floors(runs), reach_blocks=_reaches(runs))
     runs = _blank_other_settings(runs, plan)
     frames = {

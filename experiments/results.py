@@ -183,13 +183,13 @@ def find_same(plan: StudyPlan, jobs: Sequence[StudyJob], others: pd.DataFrame) -
     from experiments.studies import config_hash
 
     found = {}
-    keys = ["task", "variant", "seed"]
-    by_label = dict(list(others[others["scale"] == plan.scale].groupby(keys)))
+    candidates = dict(list(others[others["scale"] == plan.scale].groupby(["task", "model", "seed"])))
     for position, job in enumerate(jobs):
-        for row in by_label.get((job.task, job.variant, job.seed), others.iloc[:0]).to_dict("records"):
-            data = (str(row["data_source"]), str(row["data_checksum"]))
-            if config_hash(job.overrides, *data, precision=str(row.get("precision"))) == row["config_hash"]:
-                found[position] = str(row["run_id"])
+        rows = candidates.get((job.task, job.model, job.seed), others.iloc[:0])
+        for (source, checksum, precision), same in rows.groupby(["data_source", "data_checksum", "precision"]):
+            wanted = config_hash(job.overrides, str(source), str(checksum), precision=str(precision))
+            for run_id in same.loc[same["config_hash"] == wanted, "run_id"]:
+                found[position] = str(run_id)
     return found
 
 

@@ -29,6 +29,8 @@ class StudyJob:
 
     arm: str | None
     """Name of its arm, where the study has some."""
+    model: str
+    """Name of the model, which presets share."""
     variant: str
     """Label of the model: its preset, or its name."""
     task: str
@@ -106,9 +108,11 @@ def _study_job(line: Sequence[str], composed: DictConfig, fixed: Sequence[str], 
     """A job by its overrides. They say all that is asked for, so that nothing has to be composed for each job."""
     values: dict[str, Any] = {item.key_or_group.lstrip("+"): item.value() for item in map(parse, line)}
     model, task, arm = (values.pop(name, None) for name in ("model", "task", "arm"))
+    name, variant = _names(model) if model else (composed.model.name, composed.model.get("variant"))
     return StudyJob(
         arm=arm,
-        variant=_label(model) if model else str(composed.model.get("variant") or composed.model.name),
+        model=str(name),
+        variant=str(variant or name),
         task=str(task or composed.task.name),
         seed=int(values.pop("seed", composed.seed)),
         settings={key: value for key, value in values.items() if not is_group(key) and not key.startswith("hydra")},
@@ -117,10 +121,13 @@ def _study_job(line: Sequence[str], composed: DictConfig, fixed: Sequence[str], 
     )
 
 
-def _label(choice: str) -> str:
-    """What the results of ``model=<choice>`` are called."""
+@cache
+def _names(choice: str) -> tuple[str, str | None]:
+    """The model of ``model=<choice>``, and what the results of a preset are called."""
     preset: Any = OmegaConf.load(CONF / "model" / f"{choice}.yaml")
-    return str(preset.get("variant") or preset.get("name") or choice)
+    base = next((entry for entry in preset.get("defaults", ()) if isinstance(entry, str) and entry != "_self_"), None)
+    name, variant = _names(base) if base else (choice, None)
+    return preset.get("name") or name, preset.get("variant") or variant
 
 
 def config_hash(overrides: Sequence[str], source: str, checksum: str, *, precision: str) -> str:

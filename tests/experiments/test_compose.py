@@ -14,7 +14,7 @@ from experiments.config import build_run_config
 from experiments.errors import ConfigError
 from experiments.identity import MissingSource, identify
 from experiments.preflight import check_command_line
-from experiments.studies import StudyJob, _label, config_hash, scaled_down, study_plan
+from experiments.studies import StudyJob, _names, config_hash, scaled_down, study_plan
 
 JOBS = [
     [],
@@ -75,10 +75,11 @@ def test_a_study_has_the_jobs_that_its_sweep_runs() -> None:
     assert alone == configs[-1:]
 
 
-def test_labels_of_all_models_are_those_of_their_results() -> None:
+def test_names_of_all_models_are_those_of_their_results() -> None:
     with composing():
-        for name in groups()["model"]:
-            assert _label(name) == composer().config([f"model={name}"]).model.label
+        for choice in groups()["model"]:
+            model = composer().config([f"model={choice}"]).model
+            assert _names(choice) == (model.name, model.variant)
 
 
 def test_a_jobs_hash_is_that_of_its_result() -> None:

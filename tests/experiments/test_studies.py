@@ -79,3 +79,9 @@ def test_the_command_of_a_job_names_its_arm_and_nothing_that_the_arm_alone_may_s
         arguments = shlex.split(job.command)[2:]
         assert choose([parse(text) for text in arguments], arms_of(study)) == [job.arm]
         assert set(job.overrides) >= set(arguments)
+
+
+def test_a_job_knows_the_model_of_its_preset() -> None:
+    jobs = {job.variant: job.model for job in study_plan("overview").jobs}
+    assert jobs["local"] == jobs["transformer_xl"] == jobs["block_window"] == "block_window"
+    assert (jobs["rmt"], jobs["infini_delta"], jobs["fam_gated"], jobs["fam"]) == ("mat", "infini", "fam", "fam")
