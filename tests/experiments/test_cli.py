@@ -235,8 +235,8 @@ def test_the_list_shows_what_exists(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGUSR1, 143), (signal.SIGUSR2, 143), (signal.SIGINT, 130)])
 def test_a_signal_before_a_run_has_begun_is_no_failure(home: Path, number: int, code: int) -> None:
     early = (
-        "import runpy, signal, experiments.sweep as sweep; "
-        f"sweep.follow_parent = lambda: signal.raise_signal({int(number)}); "
+        "import runpy, signal, experiments.sweep_job as sweep_job; "
+        f"sweep_job.follow_parent = lambda: signal.raise_signal({int(number)}); "
         f"runpy.run_path({str(REPOSITORY / 'run.py')!r}, run_name='__main__')"
     )
     env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}

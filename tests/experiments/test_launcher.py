@@ -26,7 +26,7 @@ from tests.experiments.small_runs import settings
 #: Does what its first word says, as a run of run.py would: reports its folder, prints a last line, exits with a code.
 CHILD = """
 import json, os, pathlib, signal, sys, time
-from experiments.sweep import follow_parent
+from experiments.sweep_job import follow_parent
 from experiments.store import RunFolder
 
 follow_parent()
