@@ -87,8 +87,8 @@ def run(arguments: list[str], environment: dict[str, str]) -> str:
 
 
 def known_run(environment: dict[str, str]) -> str:
-    """Hash of a run in the test's own store, made first where there is none."""
-    store = Path(environment["MEMATTN_RESULTS"])
+    """Hash of a passkey run in the test's own store, made first where there is none."""
+    store = Path(environment["MEMATTN_RESULTS"]) / "runs" / "passkey"
     if not list(store.rglob("result.json")):
         run(
             ["run.py", "model=transformer", "task=passkey", "scale=smoke", "trainer.steps=2", "logger=none"],
