@@ -108,7 +108,8 @@ def report(runs: pd.DataFrame, slices: pd.DataFrame) -> str:
         f"time, one thread each; commit {commits}. Mean over seeds and 95 % bootstrap interval over seeds. Redrawn by "
         "`python -m analysis.spine` from [`results/studies/spine/`](results/studies/spine). Other work ran on the same "
         'cores, so tokens/s and minutes are no timings to compare. Lengths marked "not run" were left out by the '
-        "transformer's `task.eval_factors` (`conf/study/spine.yaml`)."
+        "transformer's `task.eval_factors` (`conf/study/spine.yaml`). `passkey` was run with `trainer.batch_size=32`; "
+        "its column takes 16 since then ([`LOG.md`](LOG.md))."
     )
     text = "**`lra_text`**, the first 512 bytes of a review (majority 50 %; TF-IDF, logistic regression 88.9 %):"
     passkey = "**`passkey`**, exact match of a five-digit key in %, decoded greedily, mean over depths:"

@@ -11,7 +11,6 @@ import pytest
 import analysis
 from analysis.claims import Claim, Judgement, Part, outcome, verdict_table
 from analysis.statistics import Value, Verdict, claim
-from analysis.studies import Study
 
 
 def scores(values: list[float]) -> pd.DataFrame:
@@ -52,15 +51,13 @@ def test_a_claim_has_parts_or_says_why_not() -> None:
 
 
 def test_the_table_shows_evidence_commands_and_caveats() -> None:
-    def test(study: Study) -> Verdict:
-        raise NotImplementedError
-
-    part = Part("a | b", "spine", test)
+    zero = Verdict("undecided", "difference 0", None)
+    part = Part("a | b", "spine", lambda study: zero)
     tested = Claim("fam", "table 1", "FAM wins.", (part,), caveat="Smaller.")
     other = Claim("fam", "table 2", "At 24B too.", untestable="No such model here.")
     table = verdict_table(
         [
-            Judgement(tested, "undecided", ((part, Verdict("undecided", "difference 0", None)),), ("python run.py",)),
+            Judgement(tested, "undecided", ((part, zero),), ("python run.py",)),
             Judgement(other, "not testable at this scale", (), ()),
         ]
     )
