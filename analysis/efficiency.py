@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.arms import plain_ticks
-from analysis.panels import words
+from analysis.panels import legend_above, words
 from analysis.readme import README, markdown, write_section
 from analysis.studies import Study, load_study
 from analysis.style import colour, drawn, marker, missing_note, save
@@ -165,8 +165,7 @@ def token_figure(study: Study) -> Figure:
             axes.plot(line["length"], line[column], label=name, **drawn(str(line["variant"].iloc[0])))
         axes.set_title(label, fontsize=10)
         _logarithmic(axes, rows["length"])
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=6, fontsize=8, frameon=False)
+    legend_above(figure, figure.axes[0], ncols=6, fontsize=8)
     missing_note(figure, study)
     return figure
 
@@ -252,8 +251,7 @@ def peer_figure(study: Study) -> Figure:
         axes.axhline(1, color="0.6", linewidth=0.8, zorder=0)
         axes.set_title(f"training: {measure} over the package's", fontsize=10)
         _logarithmic(axes, rows["length"])
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=2, fontsize=8, frameon=False)
+    legend_above(figure, figure.axes[0], ncols=2, fontsize=8)
     missing_note(figure, study)
     return figure
 

@@ -90,6 +90,12 @@ def floor_line(ax: Axes, runs: pd.DataFrame) -> None:
         ax.axhline(float(floors.pop()), color="0.6", linewidth=0.8, zorder=0, label="trivial floor")
 
 
+def legend_above(figure: Figure, axes: Axes, *, ncols: int, fontsize: int = 7) -> None:
+    """The legend of one panel, above all of them."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=ncols, fontsize=fontsize, frameon=False)
+
+
 def one_legend(figure: Figure, runs: pd.DataFrame, by: str = "variant", *, ncols: int = 4) -> None:
     """A legend above all panels, each label once; ours say how many seeds their arms have.
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from analysis.matrix import aggregates, variants_of
-from analysis.panels import words
+from analysis.panels import legend_above, words
 from analysis.readme import markdown
 from analysis.studies import Study
 from analysis.style import colour, marker, missing_note
@@ -126,8 +126,7 @@ def pareto_figure(scores: Study, costs: Study) -> Figure:
         axes.grid(alpha=0.25)
     tasks = ", ".join(aggregates(scores)[0].tasks)
     panels[0].set_ylabel(f"aggregate score: {tasks}", fontsize=8)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=6, fontsize=8, frameon=False)
+    legend_above(figure, panels[0], ncols=6, fontsize=8)
     for text, on_front in zip(figure.legends[0].get_texts(), points["front"], strict=True):
         text.set_fontweight("bold" if on_front else "normal")
     missing_note(figure, scores)

@@ -26,7 +26,7 @@ from analysis.arms import (
     step_ratios,
 )
 from analysis.heads import heads_figure
-from analysis.panels import floor_line, words
+from analysis.panels import floor_line, legend_above, words
 from analysis.passkey import cells, maps_figure
 from analysis.published import published, setting_values
 from analysis.readme import markdown
@@ -357,8 +357,7 @@ def _panels(study: Study, draw: Sequence[Callable[[Axes], None]], *, one: bool =
                 low, high + 0.08 * len(legend.get_texts()) * (high - low) * (axes.get_ylabel() != EXACT_LABEL)
             )
     if one:
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=3, fontsize=7, frameon=False)
+        legend_above(figure, figure.axes[0], ncols=3)
     missing_note(figure, study)
     return figure
 
@@ -461,8 +460,7 @@ def cost_figure(study: Study) -> Figure:
         axes.axhline(1, color="0.6", linewidth=0.8, zorder=0)
         axes.set(xscale="log", xlabel="tokens", ylabel=f"{measure} with FAM over without")
         axes.grid(alpha=0.25)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=2, fontsize=7, frameon=False)
+    legend_above(figure, panels[0], ncols=2)
     missing_note(figure, study)
     return figure
 

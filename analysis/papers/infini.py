@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from analysis.arms import bits_label, interval_text, longest, only_arms, plain_ticks, score_table
 from analysis.heads import heads_figure
-from analysis.panels import floor_line, words
+from analysis.panels import floor_line, legend_above, words
 from analysis.passkey import cells
 from analysis.published import published, setting_values
 from analysis.readme import markdown
@@ -264,8 +264,7 @@ def text_figure(study: Study) -> Figure:
     panels[-1].set_ylim(low, high + 0.3 * (high - low))  # room for the legend
     panels[-1].legend(fontsize=6.5, framealpha=0.6)
     if len(study.runs):
-        handles, labels = panels[1].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=6, fontsize=7, frameon=False)
+        legend_above(figure, panels[1], ncols=6)
     missing_note(figure, study)
     return figure
 
@@ -381,8 +380,7 @@ def stuck_gates_figure(study: Study) -> Figure:
         if task == "passkey":
             floor_line(line[2], own)
             line[2].set_ylim(-0.03, 1.03)
-    handles, names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=4, fontsize=7, frameon=False)
+    legend_above(figure, figure.axes[0], ncols=4)
     missing_note(figure, study)
     return figure
 
