@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,8 +27,18 @@ def only_arms(study: Study, arms: Mapping[str, str]) -> Study:
         study: whose runs name their ``arm``.
         arms: what each is called in a figure.
     """
-    kinds = ("runs", "slices", "curves", "memory", "heads", "missing")
-    tables: dict[str, Any] = {kind: _labelled(getattr(study, kind), arms) for kind in kinds}
+    return _changed(study, lambda frame: _labelled(frame, arms))
+
+
+def only_task(study: Study, task: str) -> Study:
+    """A study of its runs on one task."""
+    return _changed(study, lambda frame: frame[frame["task"] == task] if len(frame) else frame)
+
+
+def _changed(study: Study, change: Callable[[pd.DataFrame], pd.DataFrame]) -> Study:
+    """A study with all its tables changed alike; it has as many jobs as are then left."""
+    kinds = ("runs", "slices", "curves", "memory", "heads", "tests", "missing")
+    tables: dict[str, Any] = {kind: change(getattr(study, kind)) for kind in kinds}
     return replace(study, **tables, num_jobs=len(tables["runs"]) + len(tables["missing"]))
 
 

@@ -1,4 +1,4 @@
-"""What a variant costs against length: the README's figure and table of ``mode=bench``.
+"""What a variant costs against length: figure and table of ``mode=bench``.
 
     python run.py -m +study=efficiency         # measure into results/bench.csv
     python -m analysis.collect efficiency      # keep in results/studies/efficiency/bench.csv
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from analysis.arms import plain_ticks
 from analysis.panels import legend_above, words
-from analysis.readme import README, markdown, write_section
+from analysis.readme import BENCHMARKS, markdown, write_section
 from analysis.studies import Study, load_study
 from analysis.style import colour, drawn, marker, missing_note, save
 
@@ -103,7 +103,7 @@ def _cell(rows: pd.DataFrame, phase: str, length: int) -> str:
 
 
 def report(rows: pd.DataFrame) -> str:
-    """The README's section: what made it, the table, the figure."""
+    """The section of results/benchmarks/README.md: what made it, the table, the figure."""
     first = rows.iloc[0]
     commits = ", ".join(sorted(rows["commit"].astype(str).str[:10].unique()))
     segments = ", ".join(f"{value:.0f}" for value in rows["segment_len"].dropna().unique())
@@ -116,7 +116,7 @@ def report(rows: pd.DataFrame) -> str:
         f"{rows['load_average'].min():.1f} to {rows['load_average'].max():.1f}, commit {commits}. Packages from PyPI "
         "stand behind the variant that they correspond to; they have no state to hand on, so they are not streamed."
     )
-    figure = "![Speed, memory, operations and state against length](results/figures/efficiency.svg)"
+    figure = "![Speed, memory, operations and state against length](../figures/efficiency.svg)"
     return "\n\n".join([made_by, efficiency_table(rows), figure])
 
 
@@ -282,8 +282,8 @@ def main() -> None:
     rows = measured(load_study("efficiency", live=False))
     for path in save(efficiency_figure(rows), "efficiency"):
         print(f"wrote {path.relative_to(RESULTS.parent)}")
-    write_section("efficiency", report(rows))
-    print(f"wrote the efficiency section of {README.name}")
+    write_section("efficiency", report(rows), BENCHMARKS)
+    print("wrote the efficiency section of results/benchmarks/README.md")
 
 
 if __name__ == "__main__":

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.arms import only_task
 from analysis.matrix import scored, tasks_of, variants_of
 from analysis.panels import floor_line, one_legend, words
-from analysis.recall import recall_by_pairs, written_between
+from analysis.recall import recall_by_length, recall_by_pairs, written_between
 from analysis.statistics import mean_interval
 from analysis.studies import Study
 from analysis.style import colour, marker, mean_with_interval, missing_note
@@ -63,6 +66,53 @@ def _dots(axes: Axes, rows: pd.DataFrame, variants: Sequence[str]) -> None:
     axes.set_ylim(-0.6, len(variants) - 0.4)
     axes.tick_params(axis="x", labelsize=8)
     axes.grid(axis="x", alpha=0.25)
+
+
+def lengths_figure(study: Study) -> Figure:
+    """A strip for each variant: exact match of the passkey by length, those that hold it longest on top.
+
+    A cell has the mean over seeds, and below it the 95 % bootstrap interval; a cell that was not tested is hatched.
+    """
+    study = only_task(study, "passkey")
+    rows = recall_by_length(study)
+    if rows.empty:
+        return words(study)
+    table = rows.pivot_table(index="variant", columns="length_blocks", values="exact_match", aggfunc="mean")
+    lengths = sorted(map(int, table.columns))
+    order = list(table.fillna(0).mean(axis=1).sort_values(ascending=False, kind="stable").index)
+    figure = Figure(figsize=(1.6 + 0.8 * len(lengths), 1.0 + 0.36 * len(order)), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(table.loc[order].to_numpy(), vmin=0, vmax=1, cmap="cividis", aspect="auto")
+    axes.set_facecolor("0.92")
+    axes.patch.set_hatch("///")
+    axes.patch.set_edgecolor("0.75")
+    for (variant, blocks), own in rows.groupby(["variant", "length_blocks"]):
+        found = mean_interval(own["exact_match"])
+        place = (lengths.index(int(str(blocks))), order.index(str(variant)))
+        span = "" if found.n < 2 else f"\n{100 * found.low:.0f} to {100 * found.high:.0f}"
+        look: dict[str, Any] = {"ha": "center", "color": "black" if found.mean > 0.55 else "white"}
+        axes.text(*place, f"{100 * found.mean:.0f}", va="bottom" if span else "center", size=8, **look)
+        axes.text(*place, span, va="center", size=5, **look)
+    _length_axis(axes, rows, lengths)
+    seeds = rows.groupby("variant")["seed"].nunique()
+    axes.set_yticks(range(len(order)), [f"{name}  (n = {seeds[name]})" for name in order], fontsize=8)
+    figure.colorbar(image, ax=axes, label="exact match", shrink=0.7, pad=0.01)
+    missing_note(figure, study)
+    return figure
+
+
+def _length_axis(axes: Axes, rows: pd.DataFrame, lengths: Sequence[int]) -> None:
+    """Lengths in blocks and symbols, with a line behind the longest of training."""
+    symbols = rows.groupby("length_blocks")["length_tokens"].max()
+    names = [f"{blocks:,}\n{symbols[blocks]:,.0f}" for blocks in lengths]
+    axes.set_xticks(range(len(lengths)), names, fontsize=7)
+    trained = sum(blocks <= rows.loc[rows["factor"] <= 1, "length_blocks"].max() for blocks in lengths)
+    axes.axvline(trained - 0.5, color="white", linewidth=2)
+    axes.axvline(trained - 0.5, color="black", linestyle="--", linewidth=1.2)
+    axes.set_xlabel("length of the prompt in blocks and in symbols; left of the line: as in training", fontsize=8)
+    axes.set_xticks(np.arange(len(lengths) + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=0.6)
+    axes.tick_params(which="both", length=0)
 
 
 def state_size_figure(study: Study) -> Figure:

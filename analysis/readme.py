@@ -1,8 +1,9 @@
-"""The README's measured sections: each stands between two marks and is written whole."""
+"""The measured sections of README.md and results/benchmarks/README.md: each stands between two marks, written whole."""
 
 from pathlib import Path
 
 README = Path(__file__).resolve().parents[1] / "README.md"
+BENCHMARKS = README.parent / "results" / "benchmarks" / "README.md"
 
 
 def marks(name: str) -> tuple[str, str]:

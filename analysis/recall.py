@@ -83,6 +83,25 @@ def written_between(study: Study) -> pd.DataFrame:
     return found.assign(writes=found["length_blocks"] - 1)
 
 
+def recall_by_length(study: Study) -> pd.DataFrame:
+    """Exact match of a passkey by length, over all depths: the runs' own test, and tests beyond it that came later.
+
+    Args:
+        study: ``overview``, or another with runs on ``passkey``.
+
+    Returns:
+        One row for each variant, seed and length: ``length_blocks, length_tokens, factor`` (in lengths of training),
+        ``n`` prompts and their ``exact_match``.
+    """
+    keys = ["variant", "seed", "length_blocks", "length_tokens", "factor"]
+    frames = [table[table["task"] == "passkey"] for table in (study.slices, study.tests) if len(table)]
+    if not any(len(frame) for frame in frames):
+        return pd.DataFrame(columns=[*keys, "n", "exact_match"])
+    found = pd.concat([pooled(frame, keys, "exact_match") for frame in frames if len(frame)])
+    # The own test is the larger one, and stands first: a later one counts where it goes further.
+    return found.drop_duplicates(["variant", "seed", "length_blocks"], ignore_index=True)
+
+
 def pooled(slices: pd.DataFrame, keys: Sequence[str], value: str) -> pd.DataFrame:
     """The mean of a score over what its slices count, one row for each of ``keys``."""
     right = slices.assign(**{value: slices["n"] * slices[value]})

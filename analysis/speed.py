@@ -1,4 +1,4 @@
-"""The README's table of speed and memory as ratios, from the records that ``make bench`` leaves.
+"""The table of speed and memory as ratios, from the records that ``make bench`` leaves.
 
 make bench                # measure into results/benchmarks/
 python -m analysis.speed  # redraw the table from those files alone
@@ -11,9 +11,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from analysis.readme import README, markdown, write_section
+from analysis.readme import BENCHMARKS, markdown, write_section
 
-FOLDER = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
+FOLDER = BENCHMARKS.parent
 
 
 def load(folder: Path = FOLDER) -> list[dict[str, Any]]:
@@ -47,14 +47,14 @@ def _cell(goal: dict[str, Any]) -> str:
 
 
 def report(records: list[dict[str, Any]]) -> str:
-    """The README's section."""
+    """The section of results/benchmarks/README.md."""
     machines = sorted({re.sub(r", (torch threads.*|\d+ threads used)$", "", record["hardware"]) for record in records})
     goals = [goal for record in records for goal in record["goals"] if goal["goal"] is not None]
     met = sum(goal["met"] for goal in goals)
     text = (
         "One training step (forward and backward) as a ratio within one run, one thread, CPU time; memory is what the "
-        f"step adds at its peak. {', '.join(machines)}. {met} of {len(goals)} goals are met. Each file of "
-        "[`results/benchmarks/`](results/benchmarks/) holds sizes, versions, spread and load."
+        f"step adds at its peak. {', '.join(machines)}. {met} of {len(goals)} goals are met. Each file beside this "
+        "page holds sizes, versions, spread and load."
     )
     return f"{text}\n\n{speed_table(records)}"
 
@@ -62,8 +62,8 @@ def report(records: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Command line: see the module's docstring."""
     argparse.ArgumentParser(description="Table of speed and memory against peers.").parse_args()
-    write_section("speed", report(load()))
-    print(f"wrote the speed section of {README.name}")
+    write_section("speed", report(load()), BENCHMARKS)
+    print("wrote the speed section of results/benchmarks/README.md")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@
 | ``curves.csv`` | each validation | ``run_id``, ``step``, and the scores |
 | ``memory.csv`` | each look at the memory | ``run_id``, ``step``, and the measures |
 | ``heads.csv`` | each layer and head of a trained model | ``run_id``, ``layer``, ``head``, and the measures |
+| ``tests.csv`` | each slice of a later test of a stored run | ``run_id``, ``test``, its cost, then as ``slices.csv`` |
 
 A study that measures speed (mode=bench) has no runs but ``bench.csv``: a row for each arm or package, phase and length.
 
@@ -40,7 +41,16 @@ from analysis.bench_files import (
     refuse_mixed_rows,
 )
 from analysis.study_files import FIRST, KEYS, LABELS, as_text, cell_text, merge, read_study, typed_table
-from experiments.results import find_same, load_config, load_curves, load_heads, load_jobs, load_results, load_slices
+from experiments.results import (
+    find_same,
+    load_config,
+    load_curves,
+    load_heads,
+    load_jobs,
+    load_results,
+    load_slices,
+    load_tests,
+)
 
 if TYPE_CHECKING:
     from experiments.results import StudyJob, StudyPlan
@@ -79,6 +89,9 @@ class Study:
     """train, or bench: measures speed, has no runs and no seeds."""
     heads: pd.DataFrame = field(default_factory=pd.DataFrame, kw_only=True)
     """How each ``layer`` and ``head`` reads, writes and gates its memory after training, likewise."""
+    tests: pd.DataFrame = field(default_factory=pd.DataFrame, kw_only=True)
+    """Slices of tests that stored runs were put to later (``mode=eval run=... test={...}``), likewise; ``test`` tells
+    them apart, ``seconds`` and ``peak_memory_bytes`` are of the whole test."""
 
     @property
     def arm(self) -> list[str]:
@@ -153,9 +166,15 @@ def load_study(
         runs = runs.reindex(columns=list(dict.fromkeys([*runs, *plan.varied])))
     refuse_mixed(runs, plan.varied)
     labels = runs.reindex(columns=["run_id", *LABELS, *plan.varied])
-    slices, curves, memory, heads = (_labelled(typed_table(tables[kind]), labels) for kind in KEYS if kind != "runs")
+    slices, curves, memory, heads, tests = (
+        _labelled(typed_table(tables[kind]), labels) for kind in KEYS if kind != "runs"
+    )
     missing, size = _missing(plan, runs), len(plan.jobs)
-    return Study(name, plan.scale, runs, slices, curves, memory, missing, plan.command, plan.varied, size, heads=heads)
+    return Study(
+        *(name, plan.scale, runs, slices, curves, memory, missing, plan.command, plan.varied, size),
+        heads=heads,
+        tests=tests,
+    )
 
 
 def _bench_study(plan: StudyPlan, scale: str | None, text: pd.DataFrame) -> Study:
@@ -243,6 +262,7 @@ def live_tables(study: str | StudyPlan, root: str | os.PathLike[str] | None = No
         "curves": load_curves(runs, "val"),
         "memory": load_curves(runs, "memory"),
         "heads": load_heads(runs),
+        "tests": load_tests(runs),
     }
     return {kind: as_text(frame, kind) for kind, frame in frames.items()}
 

@@ -27,6 +27,7 @@ KEYS = {
     "curves": ("run_id", "step"),
     "memory": ("run_id", "step"),
     "heads": ("run_id", "layer", "head"),
+    "tests": ("run_id", "test"),
 }
 
 
@@ -45,12 +46,12 @@ LABELS = ("study", "model", "variant", "task", "scale", "seed", "data_source")
 _TEXT = frozenset(
     (
         *(*FIRST, "config_hash", "data_checksum", "git_sha", "torch", "python", "hardware", "device", "precision"),
-        *("status", "name", "package", "commit", "date", "clock"),
+        *("status", "name", "package", "commit", "date", "clock", "test"),
     )
 ) - {"seed", "larger_is_better"}
 
 
-#: Of load_slices, load_curves and load_heads: what runs.csv holds, and what is different each time.
+#: Of load_slices, load_curves, load_heads and load_tests: what runs.csv holds, and what is different each time.
 _NOT_KEPT = frozenset((*LABELS, "arm", "config_hash", "folder", "split", "attempt", "time"))
 
 

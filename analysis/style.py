@@ -201,12 +201,13 @@ def missing_note(figure: Figure, study: Study) -> None:
     figure.set_figheight(figure.get_figheight() + 0.13 * len(lines))
 
 
-def caption(study: Study, *, note: str = "") -> str:
+def caption(study: Study, *, note: str = "", limit: int | None = None) -> str:
     """What a figure was made from: study, scale, seeds, machine, commits, data, and what is smaller than in the paper.
 
     Args:
         study: what is drawn.
         note: a sentence of the figure's own, put last.
+        limit: arms whose missing seeds are named; default: all.
     """
     runs = study.runs
     parts = [f"Study `{study.name}`, scale {study.scale}"]
@@ -226,7 +227,7 @@ def caption(study: Study, *, note: str = "") -> str:
             sizes = ", ".join(f"{name} {_size(here)} of {_size(there)}" for name, (here, there) in pairs.items())
             parts.append(f"smaller than paper scale on {task}: {sizes}")
     if len(study.missing):
-        parts.append(f"missing: {study.describe_missing()}")
+        parts.append(f"missing: {study.describe_missing(limit=limit)}")
     return _sentences([*parts, note])
 
 

@@ -38,6 +38,9 @@ _LABELS = ("run_id", "config_hash", "study", "arm", "model", "variant", "task", 
 #: Of diagnostics.npz, those by layer and head: see models/probe.py.
 HEAD_MEASURES = ("read_entropy", "read_share", "write_entropy", "keep_share", "gate")
 
+#: Of a test that was kept beside a run: what all its slices share.
+_TEST_FIELDS = ("peak_memory_bytes", "hardware", "git_sha")
+
 #: One of these is in every run's folder.
 _RUN_FILES = ("result.json", "status.json", "lock")
 
@@ -128,6 +131,32 @@ def load_heads(runs: pd.DataFrame) -> pd.DataFrame:
         with suppress(FileNotFoundError), np.load(os.path.join(labels["folder"], "diagnostics.npz")) as stored:
             tables = {name: stored[name] for name in HEAD_MEASURES if name in stored}
             rows += [{**labels, **row} for row in _head_rows(tables)]
+    return _frame(rows)
+
+
+def load_tests(runs: pd.DataFrame) -> pd.DataFrame:
+    """What ``mode=eval run=... test={...}`` kept beside some runs: other tests than their own.
+
+    Args:
+        runs: rows of :func:`load_results`.
+
+    Returns:
+        One row for each slice of such a test, beside its run's labels: ``test`` (digits of its options); ``seconds``,
+        ``peak_memory_bytes``, ``hardware`` and ``git_sha`` of the whole test; and the columns of the task's slices.
+
+    Raises:
+        ValueError: a file is torn.
+    """
+    rows = []
+    for labels in runs.reindex(columns=[*_LABELS, "folder"]).to_dict("records"):
+        for path in sorted(Path(labels["folder"]).glob("tests/*.json")):
+            try:
+                found = json.loads(path.read_text(encoding="utf-8"))
+                whole = {name: found[name] for name in _TEST_FIELDS}
+                own = {"test": path.stem, "seconds": found["wall_seconds"], **whole}
+                rows += [{**labels, **own, **cells} for cells in found["slices"]]
+            except (ValueError, KeyError):
+                raise ValueError(f"{path} is torn (no complete JSON): remove it, and test again") from None
     return _frame(rows)
 
 

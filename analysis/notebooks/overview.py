@@ -49,6 +49,15 @@ show(overview.scores_figure(three_tasks), "overview_scores", three_tasks)
 table(differences_table(three_tasks), three_tasks)
 
 # %% [markdown]
+# ## How long each remembers
+#
+# A key of five digits, said once, far beyond the lengths of training. The longest columns are tests that stored runs
+# were put to later (`mode=eval run=... test={...}`).
+
+# %%
+show(overview.lengths_figure(three_tasks), "overview_lengths", three_tasks)
+
+# %% [markdown]
 # ## All mechanisms on all tasks
 #
 # Bits per byte of books count in the ranks and not in the aggregate, as nobody knows their ceiling.

@@ -54,7 +54,8 @@ def lengths(row: Row) -> list[Row]:
     for blocks in (2, 18, 256):
         half = HALF.get(row["variant"], 64)
         right = min(1.0, half / (half + blocks) + 0.001 * row["seed"])
-        cell = {"length_blocks": blocks, "factor": blocks / 18, "n": 20, "exact_match": right}
+        size = {"length_blocks": blocks, "length_tokens": 24 * blocks, "factor": blocks / 18}
+        cell = {**size, "n": 20, "exact_match": right}
         start = {**cell, "depth": 0.0, "blocks_between": blocks - 1}
         end = {**cell, "depth": 1.0, "blocks_between": 0, "exact_match": 1.0}
         cells += [start, end] if row["task"] == "passkey" else [cell]

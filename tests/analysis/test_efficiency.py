@@ -10,7 +10,7 @@ import pytest
 
 from analysis import efficiency
 from analysis.bench_files import SAME
-from analysis.readme import README, marks
+from analysis.readme import BENCHMARKS, marks
 from analysis.studies import Study, load_study
 
 COMMON = {
@@ -139,7 +139,7 @@ def test_what_failed_is_left_out(tmp_path: Path) -> None:
     assert "kin" not in set(loaded(tmp_path, table)["name"])
 
 
-def test_the_section_of_the_readme_is_that_of_the_committed_rows() -> None:
+def test_the_section_of_the_page_is_that_of_the_committed_rows() -> None:
     begin, end = marks("efficiency")
-    shown = README.read_text(encoding="utf-8").split(begin)[1].split(end)[0].strip()
+    shown = BENCHMARKS.read_text(encoding="utf-8").split(begin)[1].split(end)[0].strip()
     assert shown == efficiency.report(efficiency.measured(load_study("efficiency", live=False)))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.matrix import ORDER
-from analysis.overview import compressions_figure, scores_figure, state_size_figure
-from analysis.recall import best_per_state, pooled, recall_by_pairs, written_between
+from analysis.overview import compressions_figure, lengths_figure, scores_figure, state_size_figure
+from analysis.recall import best_per_state, pooled, recall_by_length, recall_by_pairs, written_between
 from analysis.studies import Study
 from tests.analysis.made_overview import made
 from tests.analysis.papers.made_studies import nothing, seeds
@@ -19,6 +21,7 @@ from tests.analysis.papers.made_studies import nothing, seeds
 FIGURES: list[tuple[Callable[[Study], Figure], str]] = [
     (scores_figure, "overview"),
     (scores_figure, "overview_all"),
+    (lengths_figure, "overview"),
     (state_size_figure, "state_size"),
     (compressions_figure, "compressions"),
 ]
@@ -61,6 +64,27 @@ def test_recall_counts_every_query_once() -> None:
     found = recall_by_pairs(made("state_size", seeds(0)))
     assert found["accuracy"].unique() == pytest.approx([0.5 * 10 / 40])
     assert pooled(found.assign(n=1), ["variant"], "accuracy")["accuracy"].unique() == pytest.approx([0.125])
+
+
+def test_a_later_test_counts_where_it_goes_beyond_the_own() -> None:
+    study = made("overview", lambda job: job.variant == "fam_gated" and job.task == "passkey" and job.seed < 2)
+    own = study.slices
+    later = own.assign(test="ab", exact_match=0.25)
+    longer = own.assign(test="ab", length_blocks=4096, length_tokens=98_304, factor=227.6, exact_match=0.75)
+    found = recall_by_length(replace(study, tests=pd.concat([later, longer])))
+    assert sorted(found["length_blocks"].unique()) == [2, 18, 256, 4096]
+    assert found.loc[found["length_blocks"] == 4096, "exact_match"].tolist() == [0.75, 0.75]
+    pd.testing.assert_frame_equal(found[found["length_blocks"] < 4096], recall_by_length(study))
+
+
+def test_lengths_put_the_longest_memory_on_top_and_say_where_training_ends() -> None:
+    figure = lengths_figure(made("overview"))
+    axes = figure.axes[0]
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert (names[0], names[-1]) == ("fam_gated  (n = 3)", "fam  (n = 3)")
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["2\n48", "18\n432", "256\n6,144"]
+    assert {tuple(np.asarray(line.get_xdata())) for line in axes.lines} == {(1.5, 1.5)}
+    assert "lra_text" not in lengths_figure(made("overview", seeds(0))).get_supxlabel()
 
 
 def test_state_size_has_a_place_for_what_carries_nothing() -> None:

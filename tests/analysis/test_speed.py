@@ -1,9 +1,9 @@
-"""The README's table of ratios comes from the committed records, and from nothing else."""
+"""The table of ratios comes from the committed records, and from nothing else."""
 
 from typing import Any
 
 from analysis import speed
-from analysis.readme import README, marks
+from analysis.readme import BENCHMARKS, marks
 
 
 def record(**changes: Any) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def test_goals_are_counted() -> None:
     assert "peak. one. 2 of" in text
 
 
-def test_the_section_of_the_readme_is_that_of_the_committed_records() -> None:
+def test_the_section_of_the_page_is_that_of_the_committed_records() -> None:
     begin, end = marks("speed")
-    shown = README.read_text(encoding="utf-8").split(begin)[1].split(end)[0].strip()
+    shown = BENCHMARKS.read_text(encoding="utf-8").split(begin)[1].split(end)[0].strip()
     assert shown == speed.report(speed.load())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,6 +72,25 @@ def test_heads_have_a_row_each_in_store_and_files(store: Path) -> None:
     assert load_heads(load_results(store).iloc[:0]).empty
     collect("widths", root=store, committed=store.parent / "studies")
     pd.testing.assert_frame_equal(study.heads, load(store, live=False).heads)
+
+
+def test_later_tests_of_a_run_are_kept_beside_its_own(store: Path) -> None:
+    folder = write_run(store, model="luna", seed=0, learning_rate=0.002)
+    kept = {"run_id": folder.name, "wall_seconds": 131.5, "peak_memory_bytes": 2**29, "hardware": "b", "git_sha": "1e4"}
+    cells = [{"length_blocks": blocks, "depth": 0.0, "n": 2, "exact_match": 0.5} for blocks in (64, 4096)]
+    path = folder / "tests" / "12e4567890.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({**kept, "slices": cells}))
+    study = load(store)
+    shown = ["variant", "test", "seconds", "git_sha", "length_blocks", "exact_match"]
+    assert study.tests[shown].values.tolist() == [
+        ["luna", "12e4567890", 131.5, "1e4", blocks, 0.5] for blocks in (64, 4096)
+    ]
+    collect("widths", root=store, committed=store.parent / "studies")
+    pd.testing.assert_frame_equal(study.tests, load(store, live=False).tests)
+    path.write_text(path.read_text()[:-9])
+    with pytest.raises(ValueError, match=r"12e4567890\.json is torn"):
+        load(store)
 
 
 def test_what_is_missing_is_named_with_its_command(store: Path) -> None:

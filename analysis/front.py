@@ -1,0 +1,105 @@
+"""README's first table and figures: every mechanism on text, nested operations and passkey (study ``overview``).
+
+    python run.py -m +study=overview       # train and test: skips what is done
+    python -m analysis.collect overview    # copy what the store holds into results/studies/overview/
+    python -m analysis.execute overview    # redraw the figures
+    python -m analysis.front               # redraw the table from those files alone
+
+The figures are those of the notebook ``overview``; here they are named.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+import pandas as pd
+
+from analysis.matrix import score_cell, scored, variants_of
+from analysis.readme import README, markdown, write_section
+from analysis.recall import recall_by_length
+from analysis.statistics import Interval, bold, mean_interval
+from analysis.studies import Study, load_study
+from analysis.style import caption
+
+#: Tasks of one score, and what heads their columns.
+SCORED = {"lra_text": "text, accuracy", "lra_listops": "ListOps, accuracy"}
+#: Lengths of passkey in the table, in blocks: the longest of training, then four and sixty-four times that.
+LENGTHS = (18, 72, 1152)
+FIGURES = {
+    "overview_lengths": "A key said once: who still finds it, from trained lengths to a million symbols",
+    "overview_pareto": "Quality against speed, memory and state",
+}
+
+
+def front_table(study: Study) -> str:
+    """A line for each variant: its scores with intervals over seeds, its state, and how many seeds there are."""
+    runs, lengths, variants = scored(study), recall_by_length(study), variants_of(study)
+    columns = [_cells(runs[runs["task"] == task], "score", variants) for task in SCORED]
+    columns += [_cells(lengths[lengths["length_blocks"] == blocks], "exact_match", variants) for blocks in LENGTHS]
+    lines = [
+        [f"`{variant}`", *(column[row] for column in columns), _state(runs, variant), _seeds(runs, variant)]
+        for row, variant in enumerate(variants)
+    ]
+    return markdown(["`model=`", *_headers(runs), "numbers carried", "seeds"], lines)
+
+
+def _headers(runs: pd.DataFrame) -> list[str]:
+    """What heads the columns of scores; the trivial floor where there are runs to say it."""
+    heads = []
+    for task, words in SCORED.items():
+        floors = pd.to_numeric(runs.loc[runs["task"] == task, "floor"]).dropna()
+        heads.append(f"{words} (floor {100 * floors.iloc[0]:.1f})" if len(floors) else words)
+    trained = LENGTHS[0]
+    return [
+        *heads,
+        *(
+            f"key at {blocks:,} blocks ({'trained' if blocks <= trained else f'{blocks // trained}x'})"
+            for blocks in LENGTHS
+        ),
+    ]
+
+
+def _cells(rows: pd.DataFrame, column: str, variants: Sequence[str]) -> list[str]:
+    """Means in per cent with their intervals; the best is bold where no other interval overlaps its own."""
+    found = [mean_interval(rows.loc[rows["variant"] == name, column]) for name in variants]
+    return [_cell(entry, strong=mark) for entry, mark in zip(found, bold(found), strict=True)]
+
+
+def _cell(found: Interval, *, strong: bool) -> str:
+    return score_cell(found, strong=strong).rpartition(", n = ")[0] if found.n else "not run"
+
+
+def _state(runs: pd.DataFrame, variant: str) -> str:
+    """Numbers that a model carries along time after a prompt of training length of passkey."""
+    own = runs[(runs["variant"] == variant) & (runs["task"] == "passkey")]
+    return f"{own['state_size'].iloc[0]:,.0f}" if len(own) else ""
+
+
+def _seeds(runs: pd.DataFrame, variant: str) -> str:
+    """One number where all tasks have as many, else one for each."""
+    own = runs[runs["variant"] == variant]
+    counts = [int((own["task"] == task).sum()) for task in (*SCORED, "passkey")]
+    return str(counts[0]) if len(set(counts)) == 1 else ", ".join(map(str, counts))
+
+
+def report(study: Study) -> str:
+    """The README's section."""
+    note = (
+        "In %. Bold: no other interval of a column overlaps; nothing is bold in a column with gaps or single seeds. "
+        "`seeds`: of text, ListOps and passkey, where they differ. Redrawn by `python -m analysis.front` from "
+        "[`results/studies/overview/`](results/studies/overview)"
+    )
+    figures = [f"![{words}](results/figures/{name}.svg)" for name, words in FIGURES.items()]
+    return "\n\n".join([front_table(study), caption(study, note=note, limit=3), *figures])
+
+
+def main() -> None:
+    """Command line: see the module's docstring."""
+    argparse.ArgumentParser(description="README's first table.").parse_args()
+    write_section("overview", report(load_study("overview", live=False)))
+    print(f"wrote the overview section of {README.name}")
+
+
+if __name__ == "__main__":
+    main()
