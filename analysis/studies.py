@@ -345,10 +345,14 @@ def _floors(runs: pd.DataFrame) -> list[Any]:
 
 
 def _columns(runs: pd.DataFrame, varied: Sequence[str]) -> list[str]:
-    """Columns of runs.csv in their order; what is no single value (milestones) or no fact (folder) stays out."""
+    """Columns of runs.csv in their order; what is no single value (milestones) or no fact (folder) stays out.
+
+    So does what only other studies' runs in the store have.
+    """
     head = [name for name in dict.fromkeys((*FIRST, *varied)) if name in runs]
     single = [name for name in map(str, runs) if not runs[name].map(lambda value: isinstance(value, list | dict)).any()]
-    return [*head, *sorted(set(single) - set(head) - {"folder"})]
+    filled = [name for name in single if runs[name].notna().any()]
+    return [*head, *sorted(set(filled) - set(head) - {"folder"})]
 
 
 def _labelled(table: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:

@@ -93,6 +93,12 @@ def test_later_tests_of_a_run_are_kept_beside_its_own(store: Path) -> None:
         load(store)
 
 
+def test_scores_of_other_studies_are_no_columns(store: Path) -> None:
+    before = load(store).runs.columns
+    write_run(store, study="another", task="lra_text", model="fam", **{"test/accuracy": 0.5})
+    assert load(store).runs.columns.equals(before)
+
+
 def test_what_is_missing_is_named_with_its_command(store: Path) -> None:
     study = load(store)
     assert study.num_jobs == 8
