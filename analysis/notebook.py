@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from IPython.display import Image, Markdown, display
 from matplotlib.figure import Figure
@@ -15,14 +17,18 @@ from analysis.style import caption, save
 def show(figure: Figure, name: str, *studies: Study, note: str = "") -> None:
     """Writes a figure to ``results/figures/<name>.svg`` and ``.png``, and shows it above its caption.
 
+    A figure without a run of ours, of a paper's numbers alone or of words, is shown and not kept.
+
     Args:
         figure: to show.
         name: of its files; the same as the function's that drew it, with its paper in front.
         studies: that it was drawn from.
         note: a sentence of the figure's own, put last.
     """
-    _, png = save(figure, name)
-    display(Image(png))
+    is_measured = any(len(study.runs) or len(study.bench) for study in studies)
+    with TemporaryDirectory() as nowhere:
+        _, png = save(figure, name if is_measured else Path(nowhere, name))
+        display(Image(png.read_bytes()))
     text = " ".join(caption(study) for study in studies)
     display(Markdown(f"**{name}**. {text} {note}".strip()))
 

@@ -24,15 +24,23 @@ def shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
 
 
 def test_a_figure_is_written_and_shown_above_its_caption(shown: list[Any], tmp_path: Path) -> None:
-    study = made_study("filtered_temperature", lambda job: 0.5, keep=nothing)
-    show(Figure(), "luna_lines", study, note="Of words alone.")
+    study = made_study("filtered_temperature", lambda job: 0.5)
+    show(Figure(), "luna_lines", study, note="Of lines alone.")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["luna_lines.png", "luna_lines.svg"]
     image, text = shown
     assert isinstance(image, Image)
-    assert text.data.startswith("**luna_lines**. Study `filtered_temperature`, scale laptop. No run is done")
-    assert text.data.endswith("Of words alone.")
+    assert text.data.startswith("**luna_lines**. Study `filtered_temperature`, scale laptop, 18 runs")
+    assert text.data.endswith("Of lines alone.")
     table("| a |", study)
     assert shown[-1].data.startswith("| a |\n\nStudy `filtered_temperature`")
+
+
+def test_a_figure_without_a_run_is_shown_and_not_kept(shown: list[Any], tmp_path: Path) -> None:
+    show(Figure(), "luna_lines", made_study("filtered_temperature", lambda job: 0.5, keep=nothing))
+    assert list(tmp_path.iterdir()) == []
+    image, text = shown
+    assert isinstance(image, Image)
+    assert "No run is done" in text.data
 
 
 def test_verdicts_are_a_table(shown: list[Any]) -> None:
