@@ -90,10 +90,11 @@ def recall_by_length(study: Study) -> pd.DataFrame:
         study: ``overview``, or another with runs on ``passkey``.
 
     Returns:
-        One row for each variant, seed and length: ``length_blocks, length_tokens, factor`` (in lengths of training),
-        ``n`` prompts and their ``exact_match``.
+        One row for each variant, seed and length: labels, ``length_blocks, length_tokens, factor`` (in lengths of
+        training), ``n`` prompts and their ``exact_match``.
     """
-    keys = ["variant", "seed", "length_blocks", "length_tokens", "factor"]
+    labels = ["task", "variant", "seed", "scale", "data_source"]
+    keys = [*labels, "length_blocks", "length_tokens", "factor"]
     frames = [table[table["task"] == "passkey"] for table in (study.slices, study.tests) if len(table)]
     if not any(len(frame) for frame in frames):
         return pd.DataFrame(columns=[*keys, "n", "exact_match"])

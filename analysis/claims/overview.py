@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis.claims import Claim, Part
 from analysis.matrix import scored
-from analysis.recall import pooled, written_between
+from analysis.recall import pooled, recall_by_length, written_between
 from analysis.statistics import Verdict, claim
 from analysis.studies import Study
 
@@ -19,6 +19,8 @@ MEMORIES = (
 )
 #: By how much a score may be worse and still count as good as another: one point of accuracy.
 MARGIN = 0.01
+#: By how much less than always a key may be found and still count as found: five points of exact match.
+NEARLY = 0.05
 
 Test = Callable[[Study], Verdict]
 
@@ -35,6 +37,21 @@ def beyond_reach(variant: str, window: str = "block_window") -> Test:
         rows = slices[(slices["task"] == "passkey") & (slices["factor"] <= 1) & far]
         scores = pooled(rows, ["variant", "task", "seed", "scale", "data_source"], "exact_match")
         return claim(scores[scores["variant"] == variant], scores[scores["variant"] == window], "exact_match")
+
+    return test
+
+
+def finds_at(symbols: int, variant: str, other: str | None = None) -> Test:
+    """Whether a variant finds the key in prompts of so many symbols: more often than another, else always, nearly."""
+
+    def test(study: Study) -> Verdict:
+        rows = recall_by_length(study)
+        rows = rows[rows["length_tokens"] >= symbols]
+        rows = rows[rows["length_tokens"] == rows["length_tokens"].min()]
+        own = rows[rows["variant"] == variant]
+        if other is None:
+            return claim(own, own.assign(exact_match=1.0), "exact_match", margin=NEARLY)
+        return claim(own, rows[rows["variant"] == other], "exact_match")
 
     return test
 
@@ -143,6 +160,29 @@ CLAIMS = (
             for name in MEMORIES
         ),
         caveat="Trained lengths only; the reach is that of all layers together.",
+    ),
+    Claim(
+        "ours",
+        "study overview",
+        "A memory that was trained on 432 symbols finds a key that was said a million symbols before.",
+        tuple(
+            Part(f"`{name}` finds it always, within five points", "overview", finds_at(2**20, name))
+            for name in ("fam", "fam_gated", "infini", "infini_delta")
+        ),
+        caveat="Filler that repeats, as in the papers; six prompts a seed, so one miss is seventeen points.",
+    ),
+    Claim(
+        "ours",
+        "study overview",
+        "A gate on what is written is all that FAM lacks to keep a key.",
+        (
+            Part(
+                "`fam_gated` against `fam` at 64 times the trained length",
+                "overview",
+                finds_at(64 * 432, "fam_gated", "fam"),
+            ),
+            Part("`fam_gated` finds it always there, within five points", "overview", finds_at(64 * 432, "fam_gated")),
+        ),
     ),
     Claim(
         "ours",

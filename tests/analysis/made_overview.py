@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
+
+import pandas as pd
 
 from analysis.matrix import ORDER
 from analysis.studies import Study
@@ -60,6 +63,18 @@ def lengths(row: Row) -> list[Row]:
         end = {**cell, "depth": 1.0, "blocks_between": 0, "exact_match": 1.0}
         cells += [start, end] if row["task"] == "passkey" else [cell]
     return cells
+
+
+def put_to_later(study: Study, *lengths: int) -> Study:
+    """Runs that were put to longer prompts of passkey, in blocks, and found every key."""
+    if study.slices.empty:
+        return study
+    longest = study.slices[(study.slices["length_blocks"] == 256) & (study.slices["task"] == "passkey")]
+    tests = [
+        longest.assign(test="ab", length_blocks=blocks, length_tokens=24 * blocks, factor=blocks / 18, exact_match=1.0)
+        for blocks in lengths
+    ]
+    return replace(study, tests=pd.concat(tests))
 
 
 def made(name: str, keep: Callable[[Any], bool] = lambda job: True) -> Study:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,7 +14,7 @@ from analysis.matrix import ORDER
 from analysis.overview import compressions_figure, lengths_figure, scores_figure, state_size_figure
 from analysis.recall import best_per_state, pooled, recall_by_length, recall_by_pairs, written_between
 from analysis.studies import Study
-from tests.analysis.made_overview import made
+from tests.analysis.made_overview import made, put_to_later
 from tests.analysis.papers.made_studies import nothing, seeds
 
 FIGURES: list[tuple[Callable[[Study], Figure], str]] = [
@@ -68,12 +67,9 @@ def test_recall_counts_every_query_once() -> None:
 
 def test_a_later_test_counts_where_it_goes_beyond_the_own() -> None:
     study = made("overview", lambda job: job.variant == "fam_gated" and job.task == "passkey" and job.seed < 2)
-    own = study.slices
-    later = own.assign(test="ab", exact_match=0.25)
-    longer = own.assign(test="ab", length_blocks=4096, length_tokens=98_304, factor=227.6, exact_match=0.75)
-    found = recall_by_length(replace(study, tests=pd.concat([later, longer])))
+    found = recall_by_length(put_to_later(study, 256, 4096))
     assert sorted(found["length_blocks"].unique()) == [2, 18, 256, 4096]
-    assert found.loc[found["length_blocks"] == 4096, "exact_match"].tolist() == [0.75, 0.75]
+    assert found.loc[found["length_blocks"] == 4096, "exact_match"].tolist() == [1.0, 1.0]
     pd.testing.assert_frame_equal(found[found["length_blocks"] < 4096], recall_by_length(study))
 
 

@@ -5,10 +5,18 @@ from __future__ import annotations
 import pytest
 
 from analysis.claims import judge, outcome
-from analysis.claims.overview import CLAIMS, beyond_reach, forgets, keeps_longer, more_per_number, one_cell
+from analysis.claims.overview import (
+    CLAIMS,
+    beyond_reach,
+    finds_at,
+    forgets,
+    keeps_longer,
+    more_per_number,
+    one_cell,
+)
 from analysis.statistics import Value
 from tests.analysis.comparisons import compared
-from tests.analysis.made_overview import made, score
+from tests.analysis.made_overview import made, score, put_to_later
 from tests.analysis.papers.made_studies import nothing
 
 
@@ -38,6 +46,17 @@ def test_beyond_the_reach_only_far_keys_of_trained_lengths_count() -> None:
     assert beyond_reach("fam")(without).reason == "no run of block_window says how far it looks"
 
 
+def test_keys_far_away_count_at_the_shortest_length_that_is_long_enough() -> None:
+    study = made("overview")  # to 256 blocks, 6,144 symbols
+    assert finds_at(6_000, "fam_gated", "fam")(study).value == "supported"
+    assert finds_at(6_000, "fam", "fam_gated")(study).value == "contradicted"
+    assert finds_at(6_000, "fam")(study).value == "contradicted"
+    assert finds_at(2**20, "fam_gated")(study).value == "not tested"
+    longer = put_to_later(study, 43_691)
+    assert finds_at(2**20, "fam_gated")(longer).value == "supported"
+    assert finds_at(6_000, "fam")(longer).value == "contradicted"
+
+
 def test_one_cell_against_the_largest_of_the_study() -> None:
     study = made("filtered_sizes")  # all sizes score alike
     assert one_cell("luna", "lra_text")(study).value == "supported"
@@ -62,6 +81,7 @@ def test_every_claim_is_decided_by_code_with_data_and_without() -> None:
     wanted = {part.study for claim in CLAIMS for part in claim.parts}
     for keep, possible in ((lambda job: True, {"supported", "contradicted", "undecided"}), (nothing, {"not tested"})):
         studies = {name: made(name, keep) for name in wanted}
+        studies["overview"] = put_to_later(studies["overview"], 1152, 43_691)
         for claim in CLAIMS:
             values = [part.test(studies[part.study]).value for part in claim.parts]
             assert set(values) <= possible, claim.text
