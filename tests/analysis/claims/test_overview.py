@@ -16,7 +16,7 @@ from analysis.claims.overview import (
 )
 from analysis.statistics import Value
 from tests.analysis.comparisons import compared
-from tests.analysis.made_overview import made, score, put_to_later
+from tests.analysis.made_overview import made, put_to_later, score
 from tests.analysis.papers.made_studies import nothing
 
 
