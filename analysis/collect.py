@@ -1,7 +1,7 @@
 """Copy what the store holds of a study into its committed files.
 
-    python -m analysis.collect spine --scale laptop     # results/studies/spine/*.csv
-    python -m analysis.collect spine --drop 20c93696ac  # without a run, or the runs of a setting
+    python -m analysis.collect overview                    # results/studies/overview/*.csv
+    python -m analysis.collect overview --drop 20c93696ac  # without a run, or the runs of a setting
 
 Rows of runs that the store no longer has are kept. What is dropped is named. Of a study that measures speed
 (mode=bench) it is the rows of ``bench.csv`` that carry its label.
@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.bench_files import live_bench, merge_bench, read_bench, refuse_mixed_rows, write_bench
-from analysis.studies import live_tables, load_study
+from analysis.studies import live_tables, load_study, refuse_mixed
 from analysis.study_files import merge, read_study, typed_table, write_study
 from experiments.results import load_jobs
 
@@ -32,7 +32,7 @@ def collect(
 
     Args:
         name: of the study.
-        scale: copy runs of this scale only; default: all.
+        scale: of the runs that are copied; default: the study's own.
         root: the store; default: where runs are stored.
         drop: first digits of ``run_id`` or ``config_hash``: these rows are left out.
         committed: folder of committed studies; default: ``results/studies``.
@@ -41,13 +41,14 @@ def collect(
         Lines that say what was done.
 
     Raises:
-        ValueError: no such study or scale, a torn file, or nothing to drop.
+        ValueError: no such study or scale, a torn file, nothing to drop, or rows that no one figure could hold. Nothing
+            is written then.
     """
     plan = load_jobs(name, scale=scale)
     if plan.mode == "bench":
         return _collect_bench(name, scale, root, drop, committed)
     kept = read_study(name, committed)
-    new = live_tables(plan if scale else name, root)
+    new = live_tables(plan, root, kept=kept["runs"])
     tables = merge(kept, new)
     runs, lines = tables["runs"], []
     for digits in drop:
@@ -59,6 +60,8 @@ def collect(
         lines.append(f"left out {', '.join(gone)}")
     if runs.empty:
         return [*lines, f"no finished run of study {name} in the store, and none was kept"]
+    for _, rows in typed_table(runs).groupby("scale"):
+        refuse_mixed(rows.reindex(columns=list(dict.fromkeys([*rows, *plan.varied]))), plan.varied)
     paths = write_study(name, tables, committed)
     old = len(kept["runs"]) - len(set(kept["runs"].get("run_id", ())) & set(new["runs"].get("run_id", ())))
     lines += [f"wrote {path.parent.name}/{path.name}: {len(tables[path.stem]):,} rows" for path in paths]
@@ -93,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line: see the module's docstring. Returns the exit code."""
     parser = argparse.ArgumentParser(description="Copy what the store holds of a study into its committed files.")
     parser.add_argument("study")
-    parser.add_argument("--scale", help="runs of this scale only (default: all)")
+    parser.add_argument("--scale", help="of the runs that are copied (default: the study's own)")
     parser.add_argument("--root", type=Path, help="results folder to collect from (default: where runs are stored)")
     parser.add_argument("--drop", nargs="+", default=[], metavar="DIGITS", help="leave out these runs or settings")
     chosen = parser.parse_args(arguments)

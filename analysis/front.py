@@ -27,7 +27,7 @@ SCORED = {"lra_text": "text, accuracy", "lra_listops": "ListOps, accuracy"}
 #: Lengths of passkey in the table, in blocks: the longest of training, then four and sixty-four times that.
 LENGTHS = (18, 72, 1152)
 FIGURES = {
-    "overview_lengths": "A key said once: who still finds it, from trained lengths to a million symbols",
+    "overview_lengths": "A key said once: who still finds it",
     "overview_pareto": "Quality against speed, memory and state",
 }
 
@@ -35,29 +35,27 @@ FIGURES = {
 def front_table(study: Study) -> str:
     """A line for each variant: its scores with intervals over seeds, its state, and how many seeds there are."""
     runs, lengths, variants = scored(study), recall_by_length(study), variants_of(study)
-    columns = [_cells(runs[runs["task"] == task], "score", variants) for task in SCORED]
-    columns += [_cells(lengths[lengths["length_blocks"] == blocks], "exact_match", variants) for blocks in LENGTHS]
+    scores = [(_headed(task, runs), runs[runs["task"] == task], "score") for task in SCORED]
+    scores += [(_far(blocks), lengths[lengths["length_blocks"] == blocks], "exact_match") for blocks in LENGTHS]
+    shown = [column for column in scores if len(column[1])] or scores  # a column that nothing was run for says nothing
+    columns = [_cells(rows, name, variants) for _, rows, name in shown]
     lines = [
         [f"`{variant}`", *(column[row] for column in columns), _state(runs, variant), _seeds(runs, variant)]
         for row, variant in enumerate(variants)
     ]
-    return markdown(["`model=`", *_headers(runs), "numbers carried", "seeds"], lines)
+    return markdown(["`model=`", *(head for head, _, _ in shown), "numbers carried", "seeds"], lines)
 
 
-def _headers(runs: pd.DataFrame) -> list[str]:
-    """What heads the columns of scores; the trivial floor where there are runs to say it."""
-    heads = []
-    for task, words in SCORED.items():
-        floors = pd.to_numeric(runs.loc[runs["task"] == task, "floor"]).dropna()
-        heads.append(f"{words} (floor {100 * floors.iloc[0]:.1f})" if len(floors) else words)
+def _headed(task: str, runs: pd.DataFrame) -> str:
+    """What heads a task's scores; with the trivial floor where there are runs to say it."""
+    floors = pd.to_numeric(runs.loc[runs["task"] == task, "floor"]).dropna()
+    return SCORED[task] + (f" (floor {100 * floors.iloc[0]:.1f})" if len(floors) else "")
+
+
+def _far(blocks: int) -> str:
+    """What heads a length of passkey."""
     trained = LENGTHS[0]
-    return [
-        *heads,
-        *(
-            f"key at {blocks:,} blocks ({'trained' if blocks <= trained else f'{blocks // trained}x'})"
-            for blocks in LENGTHS
-        ),
-    ]
+    return f"key in {blocks:,} blocks ({'trained' if blocks <= trained else f'{blocks // trained}x'})"
 
 
 def _cells(rows: pd.DataFrame, column: str, variants: Sequence[str]) -> list[str]:
@@ -90,7 +88,10 @@ def report(study: Study) -> str:
         "`seeds`: of text, ListOps and passkey, where they differ. Redrawn by `python -m analysis.front` from "
         "[`results/studies/overview/`](results/studies/overview)"
     )
-    figures = [f"![{words}](results/figures/{name}.svg)" for name, words in FIGURES.items()]
+    symbols = recall_by_length(study)["length_tokens"].max()
+    reach = f" to {symbols:,.0f} symbols" if symbols > 0 else ""
+    alts = {"overview_lengths": f"A key said once: who still finds it, from trained lengths{reach}"}
+    figures = [f"![{words}](results/figures/{name}.svg)" for name, words in {**FIGURES, **alts}.items()]
     return "\n\n".join([front_table(study), caption(study, note=note, limit=3), *figures])
 
 

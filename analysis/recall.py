@@ -69,7 +69,7 @@ def _within(runs: pd.DataFrame, budget: float) -> dict[str, Interval]:
 
 
 def written_between(study: Study) -> pd.DataFrame:
-    """Slices whose fact stands in the first block, with ``writes``: blocks that end between it and its question."""
+    """Slices whose fact stands at the very start, with ``writes``: how many blocks end between it and its question."""
     slices = study.slices
     if slices.empty:
         return pd.DataFrame(
@@ -78,16 +78,21 @@ def written_between(study: Study) -> pd.DataFrame:
     first = slices["task"] == "memory_ops"
     if "depth" in slices:
         first |= slices["depth"] == 0
-    keys = ["task", "variant", "seed", "scale", "data_source", "length_blocks", "factor"]
-    found = pooled(slices[first], keys, "exact_match")
-    return found.assign(writes=found["length_blocks"] - 1)
+    slices = slices[first].assign(
+        writes=slices["length_blocks"] - 1
+    )  # of memory_ops: the fact is all of the first block
+    if "blocks_between" in slices:
+        slices["writes"] = slices["blocks_between"].fillna(slices["writes"])
+    keys = ["task", "variant", "seed", "scale", "data_source", "length_blocks", "factor", "writes"]
+    return pooled(slices, keys, "exact_match")
 
 
-def recall_by_length(study: Study) -> pd.DataFrame:
-    """Exact match of a passkey by length, over all depths: the runs' own test, and tests beyond it that came later.
+def recall_by_length(study: Study, *, depth: float | None = None) -> pd.DataFrame:
+    """Exact match of a passkey by length: the runs' own test, and tests beyond it that came later.
 
     Args:
         study: ``overview``, or another with runs on ``passkey``.
+        depth: of the key in the prompt; default: all depths, pooled.
 
     Returns:
         One row for each variant, seed and length: labels, ``length_blocks, length_tokens, factor`` (in lengths of
@@ -95,11 +100,13 @@ def recall_by_length(study: Study) -> pd.DataFrame:
     """
     labels = ["task", "variant", "seed", "scale", "data_source"]
     keys = [*labels, "length_blocks", "length_tokens", "factor"]
-    frames = [table[table["task"] == "passkey"] for table in (study.slices, study.tests) if len(table)]
-    if not any(len(frame) for frame in frames):
+    tests = [study.slices, *(rows for _, rows in study.tests.groupby("test"))] if len(study.tests) else [study.slices]
+    tests = [rows[rows["task"] == "passkey"] for rows in tests if len(rows)]
+    tests = [rows if depth is None else rows[rows["depth"] == depth] for rows in tests if len(rows)]
+    if not any(map(len, tests)):
         return pd.DataFrame(columns=[*keys, "n", "exact_match"])
-    found = pd.concat([pooled(frame, keys, "exact_match") for frame in frames if len(frame)])
-    # The own test is the larger one, and stands first: a later one counts where it goes further.
+    found = pd.concat([pooled(rows, keys, "exact_match") for rows in tests if len(rows)])
+    # The own test stands first: a later one counts where it goes further, and one of several that go as far.
     return found.drop_duplicates(["variant", "seed", "length_blocks"], ignore_index=True)
 
 

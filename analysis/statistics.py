@@ -227,6 +227,9 @@ def claim(
     found = difference(better, worse, value)
     if found.n < min_seeds:
         return Verdict("not tested", f"{found.n} common seeds, {min_seeds} are needed", found)
+    unpaired = _unpaired_tasks(better, worse, value)
+    if unpaired:
+        return Verdict("not tested", f"no common seeds on {', '.join(unpaired)}", None)
     ends = min(found.low, found.mean - found.student), max(found.high, found.mean + found.student)
     low, high = ends if larger_is_better else (-ends[1], -ends[0])
     verdict: Value = "supported" if low > -margin else "contradicted" if high < -margin else "undecided"
@@ -308,6 +311,12 @@ def _incomparable(first: pd.DataFrame, second: pd.DataFrame) -> str:
         if rows["data_source"].nunique() > 1:
             return f"different data on {task}: {', '.join(sorted(map(str, rows['data_source'].unique())))}"
     return ""
+
+
+def _unpaired_tasks(first: pd.DataFrame, second: pd.DataFrame, value: str) -> list[str]:
+    """Tasks that no seed of both has: a mean of five tasks must not become one of four."""
+    seeds = [set(map(tuple, frame.dropna(subset=[value])[["task", "seed"]].to_numpy())) for frame in (first, second)]
+    return sorted(set(map(str, first["task"])) - {str(task) for task, _ in seeds[0] & seeds[1]})
 
 
 def _hedges(first: Floats, second: Floats) -> float:

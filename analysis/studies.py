@@ -143,7 +143,7 @@ def load_study(
 
     Args:
         name: of the study.
-        scale: default: the only one that there are runs of, else the study's own.
+        scale: default: the study's own, or if only one other has runs, that.
         root: the store, as for :func:`experiments.results.load_results`; default: where runs are stored.
         live: False: the committed files alone, for what is committed itself.
         committed: folder of committed studies; default: ``results/studies``.
@@ -157,10 +157,10 @@ def load_study(
         return _bench_study(plan, scale, merge_bench(text, live_bench(name, root, scale)) if live else text)
     tables = read_study(name, committed)
     if live:
-        tables = merge(tables, live_tables(plan if scale else name, root))
+        tables = merge(tables, live_tables(plan if scale else name, root, kept=tables["runs"]))
     runs = typed_table(tables["runs"])
     if scale is None:
-        plan = load_jobs(name, scale=_only_scale(name, runs, plan.scale))
+        plan = load_jobs(name, scale=_chosen_scale(name, runs, plan.scale))
     if len(runs):
         runs = runs[runs["scale"] == plan.scale].reset_index(drop=True)
         runs = runs.reindex(columns=list(dict.fromkeys([*runs, *plan.varied])))
@@ -181,7 +181,7 @@ def _bench_study(plan: StudyPlan, scale: str | None, text: pd.DataFrame) -> Stud
     """A study that measures speed, from rows whose cells are text."""
     rows = typed_table(text)
     if scale is None:
-        plan = load_jobs(plan.name, scale=_only_scale(plan.name, rows, plan.scale))
+        plan = load_jobs(plan.name, scale=_chosen_scale(plan.name, rows, plan.scale))
     if len(rows):
         rows = rows[rows["scale"] == plan.scale].reset_index(drop=True)
         refuse_mixed_rows(rows, plan.name)
@@ -225,12 +225,15 @@ def refuse_mixed(runs: pd.DataFrame, varied: Sequence[str] = ()) -> None:
             )
 
 
-def live_tables(study: str | StudyPlan, root: str | os.PathLike[str] | None = None) -> dict[str, pd.DataFrame]:
+def live_tables(
+    study: str | StudyPlan, root: str | os.PathLike[str] | None = None, *, kept: pd.DataFrame | None = None
+) -> dict[str, pd.DataFrame]:
     """What the store holds of a study, in the form of its files: every cell as text.
 
     Args:
         study: its name, for all scales, or its plan, for that scale alone.
         root: the store; default: where runs are stored.
+        kept: rows of runs.csv: a job that has one needs no run that carries another study's label.
 
     Raises:
         ValueError: there is no such folder, or a result is torn.
@@ -248,7 +251,10 @@ def live_tables(study: str | StudyPlan, root: str | os.PathLike[str] | None = No
     if not isinstance(study, str):
         own = own[own["scale"] == plan.scale]
     settings = _settings(own, plan.varied)
-    missing = _unmatched(plan, own[own["scale"] == plan.scale].join(settings))
+    known = own[own["scale"] == plan.scale].join(settings)
+    if kept is not None and len(kept):
+        known = pd.concat([known, typed_table(kept[kept["scale"] == plan.scale])])
+    missing = _unmatched(plan, known)
     shared = find_same(plan, missing, everything.drop(own.index))
     jobs = {run_id: missing[position] for position, run_id in shared.items()}
     others = everything[everything["run_id"].isin(list(jobs))]
@@ -267,11 +273,12 @@ def live_tables(study: str | StudyPlan, root: str | os.PathLike[str] | None = No
     return {kind: as_text(frame, kind) for kind, frame in frames.items()}
 
 
-def _only_scale(name: str, runs: pd.DataFrame, default: str) -> str:
-    scales = sorted(map(str, runs["scale"].unique())) if len(runs) else [default]
-    if len(scales) > 1:
+def _chosen_scale(name: str, runs: pd.DataFrame, own: str) -> str:
+    """The study's own, where it has runs or there are none; else the only one that there are runs of."""
+    scales = sorted(map(str, runs["scale"].unique())) if len(runs) else [own]
+    if own not in scales and len(scales) > 1:
         raise ValueError(f"study {name} has runs of several scales ({', '.join(scales)}): name one, scale=...")
-    return scales[0]
+    return own if own in scales else scales[0]
 
 
 def _blank_other_settings(runs: pd.DataFrame, plan: StudyPlan) -> pd.DataFrame:

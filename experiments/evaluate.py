@@ -85,12 +85,13 @@ def evaluate_run(config: RunConfig, folder: RunFolder, *, test: Mapping[str, Any
 
     Args:
         config: the settings that the run was stored with.
-        folder: the run; nothing in it is changed.
+        folder: the run. Nothing that is in it is changed.
         test: options of the task that only say what is tested (``eval_…``), and their values instead of the stored
             ones. What comes out is then kept beside the run, in ``tests/<digits>.json``.
 
     Returns:
-        ``metrics`` (now), ``stored`` (as in result.json) and ``equal``.
+        ``metrics`` (now), ``stored`` (as in result.json) and ``equal``; another test has nothing stored to
+        compare with.
 
     Raises:
         CheckpointError: the best checkpoint is missing, torn or of another run.

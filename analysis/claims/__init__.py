@@ -24,6 +24,7 @@ from typing import Literal
 
 from analysis.statistics import Verdict
 from analysis.studies import Study, load_study
+from experiments.results import load_jobs
 
 Outcome = Literal[
     "reproduced", "partly", "not reproduced", "undecided", "not run", "not testable at this scale"
@@ -78,7 +79,7 @@ class Judgement:
 
 
 def judge(claims: Sequence[Claim], *, live: bool = False) -> list[Judgement]:
-    """Decides claims by the committed results.
+    """Decides claims by the committed results, each study at its own scale.
 
     Args:
         claims: to decide.
@@ -88,7 +89,7 @@ def judge(claims: Sequence[Claim], *, live: bool = False) -> list[Judgement]:
         ValueError: a study cannot be read.
     """
     names = dict.fromkeys(part.study for claim in claims for part in claim.parts)
-    studies = {name: load_study(name, live=live) for name in names}
+    studies = {name: load_study(name, scale=load_jobs(name).scale, live=live) for name in names}
     return [judge_by(claim, studies) for claim in claims]
 
 

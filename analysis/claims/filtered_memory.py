@@ -101,12 +101,12 @@ CLAIMS = (
     Claim(
         "conv_luna",
         "abstract",
-        "Filtering the input before it meets the memory improves accuracy considerably.",
+        "Filtering the input before it meets the memory improves accuracy.",
         (
             _better("filtered_memory", "luna_shared", "lra_listops"),
             _better("filtered_memory", "luna_shared", "lra_text"),
         ),
-        caveat=f"All four changes of its code together, against Luna as its authors built it. {_SMALL}",
+        caveat=f"By how much is not judged. All four changes together, against Luna as its authors built it. {_SMALL}",
     ),
     Claim(
         "conv_luna",

@@ -56,7 +56,7 @@ def _as_published(arm: str, rule: str, place: str) -> Part:
         scores = passkey_scores(study, arm, place, LONGEST)
         return claim(scores, scores.assign(score=float(theirs.iloc[0]) / 100), "score", margin=MARGIN)
 
-    text = f"{ARMS[arm]}, key {AT[place]}: within 5 points of the paper's share at {LONGEST} segments"
+    text = f"{ARMS[arm]}, key {AT[place]}: at most 5 points below the paper's share at {LONGEST} segments"
     return Part(text, "infini_passkey", test)
 
 
@@ -67,11 +67,11 @@ def _passkey_part(text: str, first: str, second: str, place: str) -> Part:
     return Part(text, "infini_passkey", test)
 
 
-def _local_part(text: str, place: str, *, right: bool) -> Part:
+def _local_part(text: str, place: str) -> Part:
     def test(study: Study) -> Verdict:
         scores = passkey_scores(study, "local", place)
-        if right or scores.empty:
-            return claim(scores, scores.assign(score=1.0), "score", margin=MARGIN)
+        if scores.empty:
+            return claim(scores, scores, "score")
         return claim(scores.assign(score=scores["chance"]), scores, "score", margin=MARGIN)
 
     return Part(text, "infini_passkey", test)
@@ -179,7 +179,7 @@ CLAIMS = (
             for arm, rule in (("linear_long", _LINEAR), ("delta_long", _DELTA))
             for place in ("start", "middle")
         ),
-        caveat=_SMALL,
+        caveat=f"{_SMALL} Put into words after the runs were seen.",
     ),
     Claim(
         "infini",
@@ -198,16 +198,16 @@ CLAIMS = (
         "table 3",
         "The key at the end is read by local attention, start and middle through the memory alone.",
         (
-            _local_part("local attention is right within 5 points of always, key at the end", "end", right=True),
-            _local_part("local attention is within 5 points of chance, key at the start", "start", right=False),
+            _local_part("local attention is within 5 points of chance, key at the start", "start"),
             _passkey_part("the memory beats local attention, key at the start", "linear", "local", "start"),
         ),
-        caveat="The paper shows it by zero-shot rows, and has no arm without memory.",
+        caveat="The second half alone: a key at the end of our prompts mostly stands in the segment before the one "
+        "that answers, or across both. The paper shows it by zero-shot rows, and has no arm without memory.",
     ),
     Claim(
         "infini",
         "table 2",
-        "It predicts text better than Transformer-XL and RMT, with less memory than the first.",
+        "It predicts text better than Transformer-XL and RMT.",
         (
             _text_part("linear beats transformer_xl", "infini", "transformer_xl"),
             _text_part("linear beats rmt", "infini", "rmt"),
@@ -228,7 +228,7 @@ CLAIMS = (
     Claim(
         "infini",
         "figure 3",
-        "After training heads are local, of the memory, or mixed; every layer keeps a head for short range.",
+        "In training the gates leave a half, and every layer keeps a head for short range.",
         (
             _gate_part(
                 "more than half of the gates are farther than .05 from a half (text, rate x 10)",

@@ -41,7 +41,7 @@ AT = {"start": "at the start", "middle": "in the middle", "end": "at the end"}
 SEGMENT_K = 2
 """The paper's segment, in thousands of tokens."""
 TOKEN, EXACT, BITS, ACCURACY = "symbol_accuracy", "exact_match", "bits_per_byte", "accuracy"
-RATE, GATE, INIT = "model.gate_lr_scale", "model.gate", "model.gate_init"
+RATE = "model.gate_lr_scale"
 
 
 # Table 1: sizes of memories

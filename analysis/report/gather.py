@@ -30,22 +30,18 @@ class Lack:
 
 @dataclass
 class Gathered:
-    """The studies, one for each scale that has runs."""
+    """The studies, each at its own scale, and at every other that has runs."""
 
     studies: list[Study] = field(default_factory=list)
-    """In the order of their names; one without runs is there too, at its own scale."""
+    """In the order of their names."""
     broken: dict[str, str] = field(default_factory=dict)
     """Studies that cannot be read, and why."""
     lacks: list[Lack] = field(default_factory=list)
     """What is missing of all of them."""
 
     def judged(self) -> dict[str, Study]:
-        """For each study the scale that claims are judged by: the only one with runs, else the study's own."""
-        chosen: dict[str, Study] = {}
-        for study in self.studies:
-            if study.name not in chosen or study.scale == load_jobs(study.name).scale:
-                chosen[study.name] = study
-        return chosen
+        """The studies that claims are judged by: each at its own scale, and never a quick try at another."""
+        return {study.name: study for study in self.studies if study.scale == load_jobs(study.name).scale}
 
 
 def study_names(folder: Path | None = None) -> list[str]:
@@ -83,15 +79,14 @@ def gather(
 
 
 def _scales(name: str, committed: Path, stored: pd.DataFrame | None, root: Path | None) -> Iterable[Study]:
-    is_bench = load_jobs(name).mode == "bench"
+    plan = load_jobs(name)
+    is_bench = plan.mode == "bench"
     tables = [read_bench(name, committed) if is_bench else read_study(name, committed)["runs"]]
     if stored is not None:
         tables.append(live_bench(name, root) if is_bench else stored[stored["study"] == name])
-    scales = sorted({str(scale) for table in tables if len(table) for scale in table["scale"]})
+    scales = sorted({plan.scale, *(str(scale) for table in tables if len(table) for scale in table["scale"])})
     live = stored is not None
-    if len(scales) > 1:
-        return [load_study(name, scale=scale, live=live, root=root, committed=committed) for scale in scales]
-    return [load_study(name, live=live, root=root, committed=committed)]
+    return [load_study(name, scale=scale, live=live, root=root, committed=committed) for scale in scales]
 
 
 def _lacks(studies: Sequence[Study]) -> Iterable[Lack]:

@@ -6,7 +6,7 @@ from analysis import front
 from analysis.matrix import ORDER
 from analysis.readme import README, marks
 from analysis.studies import load_study
-from tests.analysis.made_overview import made
+from tests.analysis.made_overview import made, put_to_later
 from tests.analysis.papers.made_studies import nothing, seeds
 
 
@@ -19,13 +19,13 @@ def lines(table: str) -> dict[str, list[str]]:
 def test_a_line_has_scores_lengths_state_and_seeds() -> None:
     table = front.front_table(made("overview"))
     assert "text, accuracy (floor 20.0)" in table
-    assert "key at 18 blocks (trained)" in table
-    assert "key at 1,152 blocks (64x)" in table
+    assert "key in 18 blocks (trained)" in table
+    assert "1,152 blocks" not in table, "no prompt was as long"
+    assert "key in 1,152 blocks (64x)" in front.front_table(put_to_later(made("overview"), 1152))
     found = lines(table)
     assert list(found) == list(ORDER)
     assert found["transformer"][0] == "30.2 (30.0 to 30.4)"
     assert found["fam"][2] == "82.0 (82.0 to 82.1)"  # half at depth 0 by 32 / (32 + 18), all at depth 1
-    assert found["fam"][4] == "not run"
     assert found["fam"][-2:] == ["64", "3"]
 
 
@@ -37,7 +37,7 @@ def test_nothing_is_bold_beside_gaps_and_single_seeds() -> None:
     partly = made("overview", lambda job: job.variant == "fam" and (job.task == "lra_text" or job.seed == 0))
     found = lines(front.front_table(partly))
     assert found["fam"][-1] == "3, 1, 1"
-    assert found["luna"] == [*["not run"] * 5, "", "0"]
+    assert found["luna"] == [*["not run"] * 3, "", "0"]
     assert "**" not in str(found)
 
 

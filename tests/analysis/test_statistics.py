@@ -136,6 +136,9 @@ def test_what_is_not_comparable_is_not_tested() -> None:
     assert claim(ours, theirs.assign(scale="smoke"), "score").reason == "different scales: laptop, smoke"
     assert claim(ours, theirs.assign(data_source="x"), "score").reason == "different data on a: made, x"
     assert claim(ours, theirs.assign(task="b"), "score").reason == "not the same tasks"
+    more, other = runs({"a": [0.5, 0.6, 0.7], "b": [0.1, 0.1, 0.1]}), runs({"a": [0.1, 0.1, 0.1], "b": [0.9, 0.9, 0.9]})
+    other.loc[other["task"] == "b", "seed"] += 5
+    assert claim(more, other, "score").reason == "no common seeds on b", "a mean of two tasks is not that of one"
     assert claim(ours, theirs.assign(seed=[3, 4, 5]), "score").reason == "0 common seeds, 3 are needed"
 
 

@@ -163,11 +163,31 @@ def test_what_is_dropped_is_asked_for_and_named(store: Path) -> None:
 
 def test_scales_do_not_mix(store: Path) -> None:
     write_run(store, model="luna", seed=0, scale="smoke")
-    with pytest.raises(ValueError, match=r"study widths has runs of several scales \(laptop, smoke\): name one"):
-        load(store)
+    assert load(store).scale == "laptop", "the study's own"
+    assert set(load(store).runs["scale"]) == {"laptop"}
     assert len(load(store, scale="smoke").runs) == 1
     assert len(load(store, scale="laptop").runs) == 3
     assert load(store, scale="smoke").command == "python run.py -m +study=widths scale=smoke"
+
+
+def test_other_scales_than_its_own_have_to_be_named(tmp_path: Path) -> None:
+    write_run(tmp_path, model="luna", scale="smoke")
+    assert load(tmp_path).scale == "smoke"
+    write_run(tmp_path, model="luna", scale="paper")
+    with pytest.raises(ValueError, match=r"study widths has runs of several scales \(paper, smoke\): name one"):
+        load(tmp_path)
+
+
+def test_collecting_takes_the_own_scale_and_writes_nothing_that_mixes(store: Path) -> None:
+    committed = store.parent / "studies"
+    write_run(store, model="luna", seed=0, scale="smoke")
+    collect("widths", root=store, committed=committed)
+    before = (committed / "widths" / "runs.csv").read_text()
+    assert ",smoke," not in before
+    write_run(store, model="luna", seed=3, config_hash="another")
+    with pytest.raises(ValueError, match="luna on passkey: runs of several versions"):
+        collect("widths", root=store, committed=committed)
+    assert (committed / "widths" / "runs.csv").read_text() == before
 
 
 def test_data_and_versions_do_not_mix(store: Path) -> None:

@@ -190,7 +190,8 @@ def test_several_scales_have_their_own_parts_and_claims_their_own_scale(tmp_path
     results, store = tmp_path / "results", tmp_path / "store"
     write_run(store)
     write_run(store, scale="smoke")
-    collect("widths", root=store, committed=results / "studies")
+    for scale in ("laptop", "smoke"):
+        collect("widths", root=store, committed=results / "studies", scale=scale)
     built = build(results, names=["widths"], claims=CLAIMS, notebooks=tmp_path, root=store)
     page = read(built, "studies/widths.html")
     assert 'id="laptop-arm-1"' in page
