@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from experiments.results import StudyJob, StudyPlan
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Study:
     """What is known of a study at one scale."""
 
@@ -67,11 +67,11 @@ class Study:
     runs: pd.DataFrame
     """Finished runs: fields of result.json, the varied settings, ``floor``, the task's trivial one, and
     ``reach_blocks``: how many blocks a window looks through with all its layers, its own included, where it has one."""
-    slices: pd.DataFrame
+    slices: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Test scores by length, depth and the like, beside their run's labels and settings."""
-    curves: pd.DataFrame
+    curves: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Validations by ``step``, likewise."""
-    memory: pd.DataFrame
+    memory: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Measures of the memory by ``step``, likewise."""
     missing: pd.DataFrame
     """Jobs that have no finished run: ``variant, task, seed``, settings, and ``command``. Where speed is measured, arms
@@ -82,14 +82,14 @@ class Study:
     """What it varies beside model, task and seed: ``arm``, where it has some, and dotted names of settings."""
     num_jobs: int = 0
     """Of the study: arms times seeds, or arms times lengths where speed is measured."""
-    bench: pd.DataFrame = field(default_factory=pd.DataFrame, kw_only=True)
+    bench: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Measurements of speed, as in bench.csv: a row for each ``name`` (arm, variant or package), ``phase`` and
     ``length``, in the order of the arms. Empty where the study trains."""
-    mode: str = field(default="train", kw_only=True)
+    mode: str = "train"
     """train, or bench: measures speed, has no runs and no seeds."""
-    heads: pd.DataFrame = field(default_factory=pd.DataFrame, kw_only=True)
+    heads: pd.DataFrame = field(default_factory=pd.DataFrame)
     """How each ``layer`` and ``head`` reads, writes and gates its memory after training, likewise."""
-    tests: pd.DataFrame = field(default_factory=pd.DataFrame, kw_only=True)
+    tests: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Slices of tests that stored runs were put to later (``mode=eval run=... test={...}``), likewise; ``test`` tells
     them apart, ``seconds`` and ``peak_memory_bytes`` are of the whole test."""
 
@@ -161,19 +161,26 @@ def load_study(
     runs = typed_table(tables["runs"])
     if scale is None:
         plan = load_jobs(name, scale=_chosen_scale(name, runs, plan.scale))
+    return _trained_study(plan, runs, tables)
+
+
+def _trained_study(plan: StudyPlan, runs: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> Study:
+    """A study at one scale, from files of all: runs in their types, the others with cells of text."""
     if len(runs):
         runs = runs[runs["scale"] == plan.scale].reset_index(drop=True)
         runs = runs.reindex(columns=list(dict.fromkeys([*runs, *plan.varied])))
     refuse_mixed(runs, plan.varied)
     labels = runs.reindex(columns=["run_id", *LABELS, *plan.varied])
-    slices, curves, memory, heads, tests = (
-        _labelled(typed_table(tables[kind]), labels) for kind in KEYS if kind != "runs"
-    )
-    missing, size = _missing(plan, runs), len(plan.jobs)
+    others: dict[str, Any] = {kind: _labelled(typed_table(tables[kind]), labels) for kind in KEYS if kind != "runs"}
     return Study(
-        *(name, plan.scale, runs, slices, curves, memory, missing, plan.command, plan.varied, size),
-        heads=heads,
-        tests=tests,
+        name=plan.name,
+        scale=plan.scale,
+        command=plan.command,
+        varied=plan.varied,
+        num_jobs=len(plan.jobs),
+        runs=runs,
+        missing=_missing(plan, runs),
+        **others,
     )
 
 
@@ -185,13 +192,16 @@ def _bench_study(plan: StudyPlan, scale: str | None, text: pd.DataFrame) -> Stud
     if len(rows):
         rows = rows[rows["scale"] == plan.scale].reset_index(drop=True)
         refuse_mixed_rows(rows, plan.name)
-    missing, measured = missing_rows(plan, rows), in_order(plan, rows)
-    size, none = len(arm_names(plan)) * len(plan.lengths), pd.DataFrame()
-    labels = pd.DataFrame(columns=["run_id", *LABELS, *plan.varied])
     return Study(
-        *(plan.name, plan.scale, labels, none, none, none, missing, plan.command, plan.varied, size),
-        bench=measured,
+        name=plan.name,
+        scale=plan.scale,
         mode="bench",
+        command=plan.command,
+        varied=plan.varied,
+        num_jobs=len(arm_names(plan)) * len(plan.lengths),
+        runs=pd.DataFrame(columns=["run_id", *LABELS, *plan.varied]),
+        missing=missing_rows(plan, rows),
+        bench=in_order(plan, rows),
     )
 
 
