@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 from analysis.published import setting_values
 from analysis.readme import markdown
-from analysis.statistics import Interval, mean_interval
+from analysis.statistics import interval_text, mean_interval
 from analysis.studies import Study
 from analysis.style import MARKERS, drawn
 
@@ -112,7 +112,9 @@ def score_table(runs: pd.DataFrame, by: Sequence[str], scores: Mapping[str, str]
     heads = [name.rpartition(".")[2] for name in by]
     lines = []
     for key, rows in runs.groupby(list(by), sort=False, dropna=False):
-        found = [interval_text(mean_interval(rows.get(column, ())), digits) for column in scores.values()]
+        found = [
+            interval_text(mean_interval(rows.get(column, ())), digits=digits, none="-") for column in scores.values()
+        ]
         lines.append([*map(_plain, key), *found, str(rows["seed"].nunique())])
     return markdown([*heads, *scores, "n"], lines)
 
@@ -132,14 +134,6 @@ def published_table(rows: pd.DataFrame, setting: str, column: str = "dataset") -
         cells = {row[column]: f"{row['value']:g}{' %' if row['unit'] == '%' else ''}" for row in own.to_dict("records")}
         lines.append([str(model), _plain(value), *(cells.get(head, "") for head in heads)])
     return markdown(["published", setting, *heads], lines)
-
-
-def interval_text(found: Interval, digits: int = 3) -> str:
-    """``mean (low to high)``; the mean alone for one seed, a dash for none."""
-    if found.n == 0:
-        return "-"
-    mean = f"{found.mean:.{digits}f}"
-    return mean if math.isnan(found.low) else f"{mean} ({found.low:.{digits}f} to {found.high:.{digits}f})"
 
 
 def _plain(value: object) -> str:

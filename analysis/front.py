@@ -18,7 +18,7 @@ import pandas as pd
 from analysis.matrix import score_cell, scored, variants_of
 from analysis.readme import README, markdown, write_section
 from analysis.recall import recall_by_length
-from analysis.statistics import Interval, bold, mean_interval
+from analysis.statistics import bold, mean_interval
 from analysis.studies import Study, load_study
 from analysis.style import caption
 
@@ -61,11 +61,7 @@ def _far(blocks: int) -> str:
 def _cells(rows: pd.DataFrame, column: str, variants: Sequence[str]) -> list[str]:
     """Means in per cent with their intervals; the best is bold where no other interval overlaps its own."""
     found = [mean_interval(rows.loc[rows["variant"] == name, column]) for name in variants]
-    return [_cell(entry, strong=mark) for entry, mark in zip(found, bold(found), strict=True)]
-
-
-def _cell(found: Interval, *, strong: bool) -> str:
-    return score_cell(found, strong=strong).rpartition(", n = ")[0] if found.n else "not run"
+    return [score_cell(entry, strong=mark, with_n=False) for entry, mark in zip(found, bold(found), strict=True)]
 
 
 def _state(runs: pd.DataFrame, variant: str) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.readme import markdown
-from analysis.statistics import Interval, aggregate, bold, difference, mean_interval, normalised, ranks
+from analysis.statistics import Interval, aggregate, bold, difference, interval_text, mean_interval, normalised, ranks
 from analysis.studies import Study
 
 #: As ``conf/study/overview.yaml`` names them; others come behind.
@@ -145,10 +145,7 @@ def _task_column(rows: pd.DataFrame, variants: Sequence[str]) -> list[str]:
     share = bool(rows["larger_is_better"].iloc[0]) if len(rows) else True
     entries = {name: mean_interval(rows.loc[rows["variant"] == name, "score"]) for name in variants}
     strong = bold(list(entries.values()), larger_is_better=share)
-    return [
-        score_cell(found, share=share, strong=mark) if found.n else "not run"
-        for found, mark in zip(entries.values(), strong, strict=True)
-    ]
+    return [score_cell(found, share=share, strong=mark) for found, mark in zip(entries.values(), strong, strict=True)]
 
 
 def _aggregate_column(
@@ -177,11 +174,10 @@ def _rank_column(places: pd.DataFrame, variants: Sequence[str]) -> list[str]:
     return cells
 
 
-def score_cell(found: Interval, *, share: bool = True, strong: bool = False) -> str:
+def score_cell(found: Interval, *, share: bool = True, strong: bool = False, with_n: bool = True) -> str:
     """``mean (low to high), n = 3``: a share in per cent, all else as it is; the mean bold where it is strong."""
-    mean = _number(found.mean, share=share)
-    span = f" ({_number(found.low, share=share)} to {_number(found.high, share=share)})" if found.n > 1 else ""
-    return f"{f'**{mean}**' if strong else mean}{span}, n = {found.n}"
+    mean, *rest = interval_text(found, percent=share, with_n=with_n, none="not run").split(" ", 1)
+    return " ".join([f"**{mean}**" if strong else mean, *rest])
 
 
 def _number(value: float, *, share: bool) -> str:

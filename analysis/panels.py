@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.readme import markdown
-from analysis.statistics import Difference, Interval, bold, difference, intervals, mean_interval
+from analysis.statistics import Difference, Interval, bold, difference, interval_text, intervals, mean_interval
 from analysis.studies import Study
 from analysis.style import COLOURS, colour, drawn, missing_note
 
@@ -308,18 +308,8 @@ def add_scores(rows: Mapping[str, list[str]], scores: Mapping[str, Interval]) ->
     """
     marks = dict(zip(scores, bold(list(scores.values())), strict=True))
     for name, cells in rows.items():
-        text = score_text(scores[name])
+        text = interval_text(scores[name], percent=True, with_n=True, none="not run")
         cells.append(f"**{text}**" if marks[name] else text)
-
-
-def score_text(score: Interval) -> str:
-    """``mean (low to high), n = 3`` in per cent."""
-    if not score.n:
-        return "not run"
-    mean = f"{100 * score.mean:.1f}"
-    if math.isnan(score.low):
-        return f"{mean}, n = {score.n}"
-    return f"{mean} ({100 * score.low:.1f} to {100 * score.high:.1f}), n = {score.n}"
 
 
 def _gap(rows: pd.DataFrame, is_reference: bool) -> str:

@@ -18,6 +18,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from analysis.matrix import aggregates, variants_of
 from analysis.panels import legend_above, words
 from analysis.readme import markdown
+from analysis.statistics import Interval, interval_text
 from analysis.studies import Study
 from analysis.style import colour, marker, missing_note
 
@@ -153,14 +154,14 @@ def pareto_table(scores: Study, costs: Study) -> str:
     header = ["`model=`", "aggregate", "tokens/s", "memory, MiB", "state", "on the front"]
     lines = []
     for row in points.to_dict("records"):
-        span = f" ({row['score_low']:.3f} to {row['score_high']:.3f})" if row["n"] > 1 else ""
+        score = Interval(row["score"], row["score_low"], row["score_high"], row["n"])
         costs_of_row = [
             f"{row['tokens_per_second']:,.0f}",
             f"{row['added_bytes'] / 2**20:,.1f}",
             f"{row['state_size']:,.0f}",
         ]
         place = "yes" if row["front"] else ""
-        lines.append([f"`{row['variant']}`", f"{row['score']:.3f}{span}, n = {row['n']}", *costs_of_row, place])
+        lines.append([f"`{row['variant']}`", interval_text(score, with_n=True), *costs_of_row, place])
     absent = [name for name in variants_of(scores) if name not in set(points["variant"])]
     note = f"Without a place, for lack of scores on every task or of a measured speed: {', '.join(absent) or 'none'}."
     return "\n\n".join([*([markdown(header, lines)] if lines else []), note])

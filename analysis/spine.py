@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from analysis.passkey import cells, passkey_figure
 from analysis.readme import README, markdown, write_section
-from analysis.statistics import mean_and_interval
+from analysis.statistics import interval_text, mean_interval
 from analysis.studies import Study, load_study
 from analysis.style import FIGURES, save
 
@@ -65,7 +65,7 @@ def text_table(runs: pd.DataFrame) -> str:
     header = ["`model=`", "seeds", "test accuracy, % (95 % interval)", "parameters", "tokens/s", "minutes a run"]
     lines = []
     for variant, rows in _by_variant(runs[runs["task"] == "lra_text"]):
-        score = mean_and_interval(rows["test/accuracy"])
+        score = interval_text(mean_interval(rows["test/accuracy"]), percent=True)
         lines.append([f"`{variant}`", str(len(rows)), score, *_costs(rows)])
     return markdown(header, lines)
 
@@ -80,7 +80,7 @@ def passkey_table(runs: pd.DataFrame, slices: pd.DataFrame) -> str:
     for variant, rows in _by_variant(runs[runs["task"] == "passkey"]):
         means = slices[slices["variant"] == variant].groupby(["length_blocks", "seed"])["exact_match"].mean()
         by_length = means.unstack("seed").reindex(lengths)
-        scores = [mean_and_interval(scores) or "not run" for _, scores in by_length.iterrows()]
+        scores = [interval_text(mean_interval(row), percent=True, none="not run") for _, row in by_length.iterrows()]
         state = f"{rows['state_size'].iloc[0]:,.0f}"
         lines.append([f"`{variant}`", str(len(rows)), *scores, state, *_costs(rows)])
     return markdown([*header, "state after training length", "parameters", "tokens/s", "minutes a run"], lines)

@@ -104,13 +104,24 @@ def intervals(frame: pd.DataFrame, value: str, by: Sequence[str]) -> pd.DataFram
     return pd.DataFrame(rows, columns=[*by, *Interval._fields])
 
 
-def mean_and_interval(values: pd.Series) -> str:
-    """``mean (low to high)`` in per cent; the mean alone for one seed, nothing for none."""
-    found = mean_interval(values)
-    if found.n == 0:
-        return ""
-    mean = f"{100 * found.mean:.1f}"
-    return mean if found.n == 1 else f"{mean} ({100 * found.low:.1f} to {100 * found.high:.1f})"
+def interval_text(
+    found: Interval, *, percent: bool = False, digits: int | None = None, with_n: bool = False, none: str = ""
+) -> str:
+    """``mean (low to high)``, as every table writes it; the mean alone for one seed.
+
+    Args:
+        found: the mean with its interval.
+        percent: of a share.
+        digits: behind the point; default: 1 in per cent, else 3.
+        with_n: put ``, n = 3`` behind it.
+        none: what stands for no seeds.
+    """
+    if not found.n:
+        return none
+    digits = (1 if percent else 3) if digits is None else digits
+    mean, low, high = (f"{100 * value if percent else value:.{digits}f}" for value in found[:3])
+    span = "" if math.isnan(found.low) else f" ({low} to {high})"
+    return f"{mean}{span}{f', n = {found.n}' if with_n else ''}"
 
 
 def interquartile_mean(values: ArrayLike, axis: int = -1) -> Floats:

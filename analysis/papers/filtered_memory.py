@@ -26,7 +26,7 @@ from analysis.panels import (
     words,
 )
 from analysis.readme import markdown
-from analysis.statistics import intervals, mean_interval
+from analysis.statistics import interval_text, intervals, mean_interval
 from analysis.studies import Study
 from analysis.style import colour, drawn, mean_with_interval, missing_note
 
@@ -216,7 +216,10 @@ def degradation_table(study: Study) -> str:
     lines = []
     for variant, rows in ends.groupby("variant", sort=False):
         scores = study.runs.loc[study.runs["variant"] == variant]
-        cells = [_number(rows[name]) for name in ("effective_rank_first", "effective_rank", "cosine")]
+        cells = [
+            interval_text(mean_interval(rows[name]), digits=2)
+            for name in ("effective_rank_first", "effective_rank", "cosine")
+        ]
         row = {str(variant): [f"`{variant}`", str(len(rows)), *cells]}
         lines.append((row, mean_interval(scores[ACCURACY])))
     cells_by_name = {name: cells for row, _ in lines for name, cells in row.items()}
@@ -231,11 +234,6 @@ def memory_ends(memory: pd.DataFrame) -> pd.DataFrame:
     ordered = memory.sort_values("step", kind="stable").groupby("run_id", sort=False)
     last, first = ordered.tail(1), ordered.head(1).set_index("run_id")["effective_rank"]
     return last.assign(effective_rank_first=last["run_id"].map(first)).sort_index()
-
-
-def _number(values: pd.Series) -> str:
-    found = mean_interval(values)
-    return f"{found.mean:.2f}" if found.n < 2 else f"{found.mean:.2f} ({found.low:.2f} to {found.high:.2f})"
 
 
 def temperature_figure(study: Study) -> Figure:

@@ -15,13 +15,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.arms import bits_label, interval_text, longest, only_arms, plain_ticks, score_table
+from analysis.arms import bits_label, longest, only_arms, plain_ticks, score_table
 from analysis.heads import heads_figure
 from analysis.panels import floor_line, legend_above, words
 from analysis.passkey import cells
 from analysis.published import published, setting_values
 from analysis.readme import markdown
-from analysis.statistics import mean_interval
+from analysis.statistics import interval_text, mean_interval
 from analysis.studies import Study
 from analysis.style import colour, drawn, mark_published, mean_with_interval, missing_note
 
@@ -397,7 +397,7 @@ def gates_table(study: Study) -> str:
     lines = []
     for (task, label), rows in spread.groupby(["task", "label"], sort=False):
         names = ("from_half", "stuck", "least", "greatest", "score")
-        lines.append([str(task), str(label), *(interval_text(mean_interval(rows[name])) for name in names)])
+        lines.append([str(task), str(label), *(interval_text(mean_interval(rows[name]), none="-") for name in names)])
     head = ["task", "arm", "mean distance from a half", "share within .05 of it", "least gate", "greatest", "score"]
     return markdown(head, lines)
 

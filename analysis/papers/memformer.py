@@ -10,11 +10,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.arms import MEMORY, interval_text, plain_ticks, rows_where, sized, step_ratios
+from analysis.arms import MEMORY, plain_ticks, rows_where, sized, step_ratios
 from analysis.panels import floor_line, lines_by_size, one_legend, say
 from analysis.published import published, setting_values
 from analysis.readme import markdown
-from analysis.statistics import mean_interval
+from analysis.statistics import interval_text, mean_interval
 from analysis.studies import Study
 from analysis.style import colour, drawn, mark_published, mean_with_interval, missing_note
 
@@ -96,7 +96,7 @@ def ablation_table(study: Study) -> str:
         cells = [f"ours, {label}"]
         for task, score in scores.items():
             found = mean_interval(rows_where(runs, {"label": label, "task": task}).get(score, ()))
-            cells.append(interval_text(found) + (f", n = {found.n}" if found.n else ""))
+            cells.append(interval_text(found, with_n=True, none="-"))
         lines.append([*cells, ""])
     rows = published(paper="memformer", where=IMAGES, metric="perplexity")
     lines += [

@@ -10,11 +10,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.arms import MEMORY, interval_text, plain_ticks, rows_where, sized
+from analysis.arms import MEMORY, plain_ticks, rows_where, sized
 from analysis.panels import floor_line, in_order, level, lines_by_size, numbered_line, one_legend, say
 from analysis.published import published, setting_values
 from analysis.readme import markdown
-from analysis.statistics import mean_interval
+from analysis.statistics import interval_text, mean_interval
 from analysis.studies import Study
 from analysis.style import COLOURS, drawn, mark_published, mean_with_interval, missing_note
 
@@ -78,7 +78,7 @@ def segments_table(study: Study) -> str:
             rows = rows_where(study.slices, {OP: op, "variant": variant})
             for part in (within(rows), _beyond(rows)):
                 found = mean_interval(by_seed(part)[SYMBOLS])
-                cells.append(interval_text(found) + (f", n = {found.n}" if found.n else ""))
+                cells.append(interval_text(found, with_n=True, none="-"))
         lines.append(cells)
     header = [""]
     for title in OPS.values():

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from analysis.arms import (
     MEMORY,
     bits_label,
-    interval_text,
     longest,
     only_arms,
     plain_ticks,
@@ -25,7 +24,6 @@ from analysis.arms import (
 from analysis.heads import heads_figure
 from analysis.passkey import cells, maps_figure, seed_scores
 from analysis.published import published
-from analysis.statistics import Interval
 from analysis.style import mean_with_interval
 from tests.analysis.papers.made_studies import made_study
 
@@ -77,7 +75,6 @@ def test_tables_of_scores_and_of_published_numbers() -> None:
     assert lines[3] == "| 2 | 0.500 | - | 1 |"
     table = published_table(published(paper="fam", where="table 6"), "past_fams")
     assert table.splitlines()[2:4] == ["| FAM | 1 | 15.9 |", "| FAM | 2 | 15.8 |"]
-    assert interval_text(Interval(math.nan, math.nan, math.nan, 0)) == "-"
 
 
 def test_labels_and_ticks_of_axes() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,7 +17,6 @@ from analysis.panels import (
     lines_by_size,
     missing_notes,
     one_legend,
-    score_text,
 )
 from analysis.statistics import Interval, mean_interval
 from analysis.style import missing_note
@@ -90,7 +87,6 @@ def test_scores_in_bold_by_the_rule() -> None:
     rows = {"a": [], "b": []}
     add_scores(rows, {"a": Interval(0.9, 0.8, 0.95, 3), "b": mean_interval([])})
     assert rows == {"a": ["90.0 (80.0 to 95.0), n = 3"], "b": ["not run"]}
-    assert score_text(Interval(0.5, math.nan, math.nan, 1)) == "50.0, n = 1"
 
 
 def test_notes_on_what_is_missing_take_room_of_their_own() -> None:

@@ -15,8 +15,8 @@ from analysis.statistics import (
     claim,
     difference,
     interquartile_mean,
+    interval_text,
     intervals,
-    mean_and_interval,
     mean_interval,
     normalise,
     normalised,
@@ -45,10 +45,13 @@ def test_a_mean_has_its_interval_and_n() -> None:
     assert mean_interval([]).n == 0
 
 
-def test_means_and_intervals_in_per_cent() -> None:
-    assert mean_and_interval(pd.Series([0.5])) == "50.0"
-    assert mean_and_interval(pd.Series([0.5, 0.5, 0.5])) == "50.0 (50.0 to 50.0)"
-    assert mean_and_interval(pd.Series([], dtype=float)) == ""
+def test_means_and_intervals_as_text() -> None:
+    one, three = mean_interval([0.5]), mean_interval([0.5, 0.5, 0.5])
+    assert interval_text(one, percent=True) == "50.0"
+    assert interval_text(one, with_n=True) == "0.500, n = 1"
+    assert interval_text(three, percent=True) == "50.0 (50.0 to 50.0)"
+    assert interval_text(three, digits=2, with_n=True) == "0.50 (0.50 to 0.50), n = 3"
+    assert interval_text(mean_interval([]), none="not run") == "not run"
 
 
 def test_groups_have_an_interval_each() -> None:
