@@ -65,7 +65,7 @@ def collect(
     paths = write_study(name, tables, committed)
     old = len(kept["runs"]) - len(set(kept["runs"].get("run_id", ())) & set(new["runs"].get("run_id", ())))
     lines += [f"wrote {path.parent.name}/{path.name}: {len(tables[path.stem]):,} rows" for path in paths]
-    return [*lines, f"{len(new['runs'])} runs from the store, {old} kept that it has not"]
+    return [*lines, f"{len(new['runs'])} runs from the store, {old} kept as they were"]
 
 
 def _collect_bench(
@@ -81,7 +81,7 @@ def _collect_bench(
         refuse_mixed_rows(typed_table(own), name)
     path = write_bench(name, rows, committed)
     lines = [f"wrote {path.parent.name}/{path.name}: {len(rows):,} rows"]
-    return [*lines, f"{len(new)} measurements from the store, {len(rows) - len(new)} kept that it has not"]
+    return [*lines, f"{len(new)} measurements from the store, {len(rows) - len(new)} kept as they were"]
 
 
 def _is_named(row: object, digits: str) -> bool:

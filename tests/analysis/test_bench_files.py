@@ -178,7 +178,7 @@ def test_scales_do_not_mix(tmp_path: Path) -> None:
 def test_committed_rows_give_what_the_store_gave(tmp_path: Path) -> None:
     store(tmp_path, measurements())
     lines = collect("mrbp_memory", root=tmp_path / "store", committed=tmp_path / "studies")
-    assert lines == ["wrote mrbp_memory/bench.csv: 24 rows", "24 measurements from the store, 0 kept that it has not"]
+    assert lines == ["wrote mrbp_memory/bench.csv: 24 rows", "24 measurements from the store, 0 kept as they were"]
     live, kept = load(tmp_path), load(tmp_path, live=False)
     pd.testing.assert_frame_equal(live.bench, kept.bench)
     assert [path.name for path in (tmp_path / "studies" / "mrbp_memory").iterdir()] == ["bench.csv"]
@@ -191,7 +191,7 @@ def test_a_newer_measurement_takes_the_place_of_the_committed_one(tmp_path: Path
     path.unlink()
     store(tmp_path, [{**row, "tokens_per_second": 7.25} for row in measurements(["rmt"])])
     lines = collect("mrbp_memory", root=tmp_path / "store", committed=tmp_path / "studies")
-    assert lines[-1] == "6 measurements from the store, 18 kept that it has not"
+    assert lines[-1] == "6 measurements from the store, 18 kept as they were"
     after = (tmp_path / "studies" / "mrbp_memory" / "bench.csv").read_text().splitlines()
     assert len(after) == len(before)
     assert len(set(after) - set(before)) == 6

@@ -143,7 +143,7 @@ def test_rows_that_the_store_has_no_more_are_kept_and_the_store_wins(store: Path
     shutil.rmtree(store / "runs")
     write_run(store, model="luna", seed=0, **{"test/exact_match": 0.125})
     lines = collect("widths", root=store, committed=store.parent / "studies")
-    assert lines[-1] == "1 runs from the store, 2 kept that it has not"
+    assert lines[-1] == "1 runs from the store, 2 kept as they were"
     study = load(store, live=False)
     assert study.runs["test/exact_match"].tolist() == [0.125, 0.6, 0.5]
     assert len(study.slices) == 6
