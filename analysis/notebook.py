@@ -17,7 +17,7 @@ from analysis.style import caption, save
 def show(figure: Figure, name: str, *studies: Study, note: str = "") -> None:
     """Writes a figure to ``results/figures/<name>.svg`` and ``.png``, and shows it above its caption.
 
-    A figure without a run of ours, of a paper's numbers alone or of words, is shown and not kept.
+    A figure that lacks all runs of one of its studies, of a paper's numbers alone or of words, is shown and not kept.
 
     Args:
         figure: to show.
@@ -25,7 +25,7 @@ def show(figure: Figure, name: str, *studies: Study, note: str = "") -> None:
         studies: that it was drawn from.
         note: a sentence of the figure's own, put last.
     """
-    is_measured = any(len(study.runs) or len(study.bench) for study in studies)
+    is_measured = all(len(study.runs) or len(study.bench) for study in studies)
     with TemporaryDirectory() as nowhere:
         _, png = save(figure, name if is_measured else Path(nowhere, name))
         display(Image(png.read_bytes()))
