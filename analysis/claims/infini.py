@@ -148,6 +148,13 @@ def _mostly(column: str, share: float, rate: float, *, more: bool) -> Callable[[
 _SMALL = "2 layers from scratch, segments of 24 symbols, nothing but passkey instead of a tuned 1B language model."
 _LINEAR, _DELTA = "Infini (Linear)", "Infini (Linear+Delta)"
 
+
+def _both_as_published(linear: str, delta: str) -> tuple[Part, ...]:
+    """Arms of the linear and of the delta rule, each with the key at the start and in the middle."""
+    arms = ((linear, _LINEAR), (delta, _DELTA))
+    return tuple(_as_published(arm, rule, place) for arm, rule in arms for place in ("start", "middle"))
+
+
 CLAIMS = (
     Claim(
         "infini",
@@ -163,22 +170,14 @@ CLAIMS = (
         "infini",
         "table 3",
         "Tuned on 5K tokens, it finds the key at 1M, wherever it stands.",
-        tuple(
-            _as_published(arm, rule, place)
-            for arm, rule in (("linear", _LINEAR), ("delta", _DELTA))
-            for place in ("start", "middle")
-        ),
+        _both_as_published("linear", "delta"),
         caveat=f"{_SMALL} 512 segments in both.",
     ),
     Claim(
         "ours",
         "study infini_passkey",
         "Trained on 2 to 18 segments instead of 2 and 3, it finds the key at 512 as the paper's does.",
-        tuple(
-            _as_published(arm, rule, place)
-            for arm, rule in (("linear_long", _LINEAR), ("delta_long", _DELTA))
-            for place in ("start", "middle")
-        ),
+        _both_as_published("linear_long", "delta_long"),
         caveat=f"{_SMALL} Put into words after the runs were seen.",
     ),
     Claim(
