@@ -12,8 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from analysis.style import colour, mean_with_interval
-
 
 def cells(slices: pd.DataFrame, by: str = "variant", scores: Sequence[str] = ("exact_match",)) -> pd.DataFrame:
     """One row per group, seed, length and depth: scores over all its prompts, however many blocks between.
@@ -48,34 +46,8 @@ def seed_scores(slices: pd.DataFrame, score: str = "exact_match") -> pd.DataFram
     return labels.merge(means.set_axis(["seed", "score"], axis=1), on="seed")
 
 
-def passkey_figure(slices: pd.DataFrame, reach: dict[str, int] | None = None) -> Figure:
-    """One map of exact match over length and depth for each variant, and below them all as curves over length.
-
-    Args:
-        slices: Columns ``variant, seed, length_blocks, factor, depth, n, exact_match``.
-        reach: Receptive field in blocks, for variants whose window bounds it; drawn as a line.
-    """
-    slices = cells(slices)
-    variants = list(dict.fromkeys(slices["variant"]))
-    figure = Figure(figsize=(2.2 + 2.6 * len(variants), 6.4), layout="constrained")
-    grid = figure.add_gridspec(2, len(variants), height_ratios=(1.0, 1.15))
-    lengths = sorted(map(int, slices["length_blocks"].unique()))
-    longest = int(slices.loc[slices["factor"] <= 1, "length_blocks"].max())
-    images = []
-    for column, variant in enumerate(variants):
-        axes = figure.add_subplot(grid[0, column])
-        rows = slices[slices["variant"] == variant]
-        images.append(_map(axes, rows, lengths))
-        axes.set_title(f"{variant}  (n = {rows['seed'].nunique()} seeds)", fontsize=10)
-        axes.set_ylabel("depth of the key" if column == 0 else "")
-        _mark_lengths(axes, lengths, longest, (reach or {}).get(variant))
-    figure.colorbar(images[-1], ax=figure.axes, label="exact match", shrink=0.85)
-    _curves(figure.add_subplot(grid[1, :]), slices, longest, reach or {})
-    return figure
-
-
 def maps_figure(slices: pd.DataFrame, by: str = "variant", *, columns: int = 5) -> Figure:
-    """A map of exact match over length and depth for each group, without curves: for many groups.
+    """A map of exact match over length and depth for each group.
 
     Args:
         slices: Columns ``by, seed, length_blocks, factor, depth, n, exact_match``.
@@ -97,7 +69,7 @@ def maps_figure(slices: pd.DataFrame, by: str = "variant", *, columns: int = 5) 
         axes.set_title(f"{names[place]}  (n = {rows['seed'].nunique()})", fontsize=8)
         axes.set_ylabel("depth of the key" if place % columns == 0 else "", fontsize=8)
         axes.set_xlabel("length in blocks" if place + columns >= len(names) else "", fontsize=8)
-        _mark_lengths(axes, lengths, int(rows.loc[rows["factor"] <= 1, "length_blocks"].max()), None)
+        _mark_lengths(axes, lengths, int(rows.loc[rows["factor"] <= 1, "length_blocks"].max()))
     figure.colorbar(image, ax=panels, label="exact match", shrink=0.6)
     return figure
 
@@ -117,21 +89,6 @@ def _map(axes: Axes, rows: pd.DataFrame, lengths: list[int]) -> AxesImage:
     return image
 
 
-def _mark_lengths(axes: Axes, lengths: list[int], longest: int, reach: int | None) -> None:
-    """A dashed line behind the longest training length, a dotted one where a window's reach ends."""
+def _mark_lengths(axes: Axes, lengths: list[int], longest: int) -> None:
+    """A dashed line behind the longest training length."""
     axes.axvline(lengths.index(longest) + 0.5, color="white", linestyle="--", linewidth=1.2)
-    if reach is not None:
-        axes.axvline(np.interp(reach, lengths, range(len(lengths))), color="red", linestyle=":", linewidth=1.6)
-
-
-def _curves(axes: Axes, slices: pd.DataFrame, longest: int, reach: dict[str, int]) -> None:
-    """Exact match over length, mean over depths; the band is the 95 % bootstrap interval over seeds."""
-    mean_with_interval(axes, slices, "length_blocks", "exact_match", show_n=False)
-    axes.axvline(longest, color="grey", linestyle="--", linewidth=1, label=f"longest trained: {longest} blocks")
-    for variant, blocks in reach.items():
-        label = f"reach of {variant}: {blocks} blocks"
-        axes.axvline(blocks, color=colour(variant), linestyle=":", linewidth=1.4, label=label)
-    axes.set(xscale="log", ylim=(-0.03, 1.03), xlabel="length of the prompt in blocks")
-    axes.set_ylabel("exact match, mean over depths")
-    axes.legend(fontsize=8, ncols=2)
-    axes.grid(alpha=0.25)

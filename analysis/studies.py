@@ -1,6 +1,6 @@
 """A study (``conf/study/<name>.yaml``, a sweep) as data frames, from the committed files and from the live store.
 
-    study = load_study("spine", scale="laptop")
+    study = load_study("overview", scale="laptop")
     study.runs, study.slices, study.curves, study.memory       # one row a run, a slice, a validation
     study.missing[["variant", "task", "seed", "command"]]      # jobs without a finished run, and what makes each
 

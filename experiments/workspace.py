@@ -1,10 +1,10 @@
 """A saved view of W&B for many runs, as code: ``python -m experiments.workspace [task=...] [study=... | sweep=...]``.
 
     python -m experiments.workspace                                    all runs of logger.project
-    python -m experiments.workspace task=passkey study=spine           those of a task and a study
+    python -m experiments.workspace task=passkey study=overview        those of a task and a study
     python -m experiments.workspace sweep=20261123-111934-77           those of one sweep
     python -m experiments.workspace logger.project=mine logger.entity=us --json
-    python -m experiments.workspace --report study=spine               a report, which text and figures belong to
+    python -m experiments.workspace --report study=overview            a report, which text and figures belong to
 
 Sections: accuracy against step, memory, gates, loss, speed; runs are grouped by the sweep or study that they belong
 to, then by variant. With a login the view is saved and its address printed. Without one, or with --json, its

@@ -1,6 +1,6 @@
 """The saved view of W&B as a report that reads from top to bottom: ``python -m experiments.workspace --report``.
 
-    python -m experiments.workspace --report study=spine
+    python -m experiments.workspace --report study=overview
     python -m experiments.workspace --report figures=https://raw.githubusercontent.com/me/memattn/main/results/figures
 
 It opens with the verdicts on the papers' claims, as ``make report`` writes them to ``results/report/verdicts.md``;

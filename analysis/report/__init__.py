@@ -20,5 +20,5 @@ that no notebook holds. No page asks for anything outside the folder: no CDN, no
 
 Runs have one page a study, not one page a run. A run is read beside the other seeds and arms of its study; what seeds
 share (settings, hashes, machine) is written once; thirty files open from a disk and search as they are, where
-thousands need a server. Each run has an anchor: ``studies/spine.html#run-00ef5d32c4-s0``.
+thousands need a server. Each run has an anchor: ``studies/overview.html#run-00ef5d32c4-s0``.
 """

@@ -51,7 +51,7 @@ def test_rows_stand_in_the_order_of_the_arms(tmp_path: Path) -> None:
 
 def test_a_study_that_trains_has_no_measurements(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
-    study = load(tmp_path, "spine")
+    study = load(tmp_path, "overview")
     assert study.bench.empty
     assert study.mode == "train"
 

@@ -41,10 +41,10 @@ def frame(variants: Sequence[str] = ("luna", "fam"), seeds: Sequence[int] = (0, 
 
 
 def study(tmp_path: Path) -> Study:
-    """Two of three seeds of one arm of ``spine``, and nothing of the others."""
+    """Two of three seeds of one arm of ``overview``, and nothing of the others."""
     for seed in (0, 1):
-        write_run(tmp_path, study="spine", model="fam", seed=seed)
-    return load_study("spine", root=tmp_path, committed=tmp_path)
+        write_run(tmp_path, study="overview", model="transformer", seed=seed)
+    return load_study("overview", root=tmp_path, committed=tmp_path)
 
 
 def test_every_variant_can_be_told_apart_without_colour() -> None:
@@ -104,9 +104,9 @@ def test_a_figure_says_what_it_lacks_and_what_makes_it(tmp_path: Path) -> None:
     some = study(tmp_path)
     missing_note(figure, some)
     text = figure.get_supxlabel().replace("\n", " ")
-    assert text.startswith("2 of 30 runs. Missing: ")
-    assert "fam on passkey: 2 of 3 seeds" in text
-    assert text.endswith("To make them: python run.py -m +study=spine scale=laptop")
+    assert text.startswith("2 of 144 runs. Missing: ")
+    assert "transformer on passkey: 2 of 3 seeds" in text
+    assert text.endswith("To make them: python run.py -m +study=overview scale=laptop")
     whole = Figure()
     missing_note(whole, replace(some, missing=some.missing.iloc[:0]))
     assert whole.get_supxlabel() == ""
@@ -114,7 +114,7 @@ def test_a_figure_says_what_it_lacks_and_what_makes_it(tmp_path: Path) -> None:
 
 def test_a_caption_names_where_the_numbers_come_from(tmp_path: Path) -> None:
     text = caption(study(tmp_path), note="the axis is logarithmic")
-    assert text.startswith("Study `spine`, scale laptop, 2 runs of 1 arms (seeds = 2). Mean over seeds and 95 %")
+    assert text.startswith("Study `overview`, scale laptop, 2 runs of 1 arms (seeds = 2). Mean over seeds and 95 %")
     for part in ("passkey `generated`", "A machine; torch 2.13.0; commit 0123456789.", "depth 2 of 18"):
         assert part in text
     assert "steps 3,000 of 5,000" in text
@@ -124,8 +124,8 @@ def test_a_caption_names_where_the_numbers_come_from(tmp_path: Path) -> None:
 
 
 def test_a_caption_of_nothing_names_the_command(tmp_path: Path) -> None:
-    empty = load_study("spine", root=tmp_path, committed=tmp_path)
-    assert "No run is done: `python run.py -m +study=spine scale=laptop`." in caption(empty)
+    empty = load_study("overview", root=tmp_path, committed=tmp_path)
+    assert "No run is done: `python run.py -m +study=overview scale=laptop`." in caption(empty)
 
 
 def test_the_same_figure_is_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

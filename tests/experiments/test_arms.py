@@ -97,7 +97,7 @@ def test_what_no_arm_can_do_is_refused(study: dict[str, list[str]], overrides: l
     assert str(caught.value).startswith(message)
 
 
-@pytest.mark.parametrize("command", [["arm=a"], ["-m", "arm=a,b"], ["-m", "+study=spine", "arm=a"]])
+@pytest.mark.parametrize("command", [["arm=a"], ["-m", "arm=a,b"], ["-m", "+study=overview", "arm=a"]])
 def test_without_arms_there_is_none_to_choose(command: list[str]) -> None:
     with pytest.raises(ConfigError, match=r": arms belong to a study that has some: write \+study=<name> with it$"):
         check_command_line(command)

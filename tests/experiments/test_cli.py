@@ -223,7 +223,7 @@ def test_the_list_shows_what_exists(capsys: pytest.CaptureFixture[str]) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3", job_name="run"):
         print_list(compose("config", ["scale=smoke"]))
     out = capsys.readouterr().out
-    for text in ("  fam ", "  lra_text ", "  laptop ", "  spine ", "TransformerFAM", "The committed table"):
+    for text in ("  fam ", "  lra_text ", "  laptop ", "  overview ", "TransformerFAM", "Ours: all mechanisms"):
         assert text in out
     sizes = {line.split()[0]: line.split() for line in out.partition("scale=smoke")[2].splitlines() if line}
     assert sizes["fam"][1] == "2404.09173"

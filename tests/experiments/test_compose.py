@@ -24,7 +24,7 @@ JOBS = [
     ["model=fam", "trainer.learning_rate=1e-3", "seed=2"],
     ["trainer.steps=40", "trainer.warmup_steps=4", "task=memory_ops", "scale=smoke"],  # the task reads trainer.steps
     ["model=luna", "task=passkey", "scale=smoke", "backbone.width=64", "model.memory_len=3"],
-    ["model=luna", "+study=spine", "task=passkey"],
+    ["model=luna", "+study=overview", "task=passkey"],
     ["task=passkey", "scale=smoke", "task.eval_factors=[1,2]"],
     ["task=mqar", "scale=smoke", "task.train_cells=[{seq_len: 16, num_kv_pairs: 2}]"],
     ["logger=none", "trainer.clip_norm=null"],
@@ -65,7 +65,7 @@ def test_a_large_sweep_is_typed_job_by_job() -> None:
 
 
 def test_a_study_has_the_jobs_that_its_sweep_runs() -> None:
-    plan = study_plan("spine")
+    plan = study_plan("overview")
     configs = check_command_line(plan.command.split()[2:])
     assert [(job.variant, job.task, job.seed) for job in plan.jobs] == [
         (config.model.label, config.task.name, config.seed) for config in configs
@@ -83,7 +83,7 @@ def test_names_of_all_models_are_those_of_their_results() -> None:
 
 
 def test_a_jobs_hash_is_that_of_its_result() -> None:
-    job: StudyJob = study_plan("spine", "smoke").jobs[0]
+    job: StudyJob = study_plan("overview", "smoke").jobs[0]
     with composing():
         config = composer().config(job.overrides)
     expected = identify(config, MissingSource("imdb", "abc")).config_hash
@@ -92,15 +92,18 @@ def test_a_jobs_hash_is_that_of_its_result() -> None:
 
 
 def test_what_is_scaled_down_is_what_paper_scale_has_more_of() -> None:
-    less = scaled_down("spine", "laptop")
+    less = scaled_down("overview", "laptop")
     assert less["passkey"]["backbone.depth"] == (2, 18)
     assert less["lra_text"]["task.val_limit"] == (1000, None)
-    assert scaled_down("spine", "paper") == {"lra_text": {}, "passkey": {}}
+    assert scaled_down("overview", "paper") == {"lra_listops": {}, "lra_text": {}, "passkey": {}}
 
 
 @pytest.mark.parametrize(
     ("name", "scale", "message"),
-    [("spin", None, "unknown study 'spin': did you mean 'spine'"), ("spine", "huge", "unknown scale 'huge'")],
+    [
+        ("mrbp_memry", None, "unknown study 'mrbp_memry': did you mean 'mrbp_memory'"),
+        ("overview", "huge", "unknown scale 'huge'"),
+    ],
 )
 def test_no_such_study_or_scale(name: str, scale: str | None, message: str) -> None:
     with pytest.raises(ConfigError, match=message):

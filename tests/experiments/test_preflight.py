@@ -25,7 +25,7 @@ MISTAKES = {
     "model=fam model.fam_length=3": "unknown key in model 'fam_length': did you mean 'fam_len'?",
     "-m hydra.launcher.jbs=2": "unknown key in hydra.launcher 'jbs': did you mean 'jobs'?",
     "-m hydra/launcher=cluster": "unknown hydra/launcher 'cluster': There are:",
-    "+study=spin": "unknown study 'spin': did you mean 'spine'? There are: compressions, efficiency",
+    "+study=mrbp_memry": "unknown study 'mrbp_memry': did you mean 'mrbp_memory'? There are: compressions, efficiency",
     # keys that are forced in, or out
     "+typo=1": "unknown key 'typo': There are: arm, backbone, bench, data, force",
     "++typo=1": "unknown key 'typo': There are: arm, backbone, bench, data, force",
@@ -33,7 +33,7 @@ MISTAKES = {
     "+trainer.steps=3": "+trainer.steps=3: the key exists, leave out the +",
     "+model=fam": "+model=fam: write model=fam",
     "~trainer.steps": "~trainer.steps: settings cannot be removed; set a value instead (trainer.steps=...)",
-    "study=spine": "study=spine: write +study=spine",
+    "study=overview": "study=overview: write +study=overview",
     # syntax
     "model": "cannot read 'model' (there is no '='): write key=value",
     "=3": "cannot read '=3' (there is no key): write key=value",
@@ -48,7 +48,7 @@ MISTAKES = {
     "hydra.launcher.jobs=0": "hydra.launcher.jobs=0: how many jobs run at a time: auto, or a number from 1",
     # without effect, or with another than it seems
     "model=fam,luna": "model=fam,luna: several values need -m",
-    "+study=spine": "a study sweeps over model, task, seed: add -m",
+    "+study=overview": "a study sweeps over model, task, seed: add -m",
     "size.width=3": "size.width=3: the table of sizes is read-only here; set what reads it",
     "task.scales.paper.steps=3": "task.scales.paper.steps=3: the table of sizes is read-only here",
     "hydra.mode=MULTIRUN": "hydra.mode=MULTIRUN: use -m for a sweep",
@@ -148,16 +148,16 @@ def test_jobs_of_a_sweep_come_in_the_order_of_the_sweeper() -> None:
 
 
 def test_a_study_is_a_sweep_whose_lists_can_be_replaced() -> None:
-    jobs = check_command_line(["-m", "+study=spine"])
-    assert len(jobs) == 5 * 2 * 3
-    assert {job.study for job in jobs} == {"spine"}
-    jobs = check_command_line(["-m", "+study=spine", "model=fam", "seed=7"])
-    assert [job.label for job in jobs] == ["fam lra_text s7", "fam passkey s7"]
+    jobs = check_command_line(["-m", "+study=overview"])
+    assert len(jobs) == 16 * 3 * 3
+    assert {job.study for job in jobs} == {"overview"}
+    jobs = check_command_line(["-m", "+study=overview", "model=fam", "seed=7"])
+    assert [job.label for job in jobs] == ["fam lra_listops s7", "fam lra_text s7", "fam passkey s7"]
 
 
 def test_one_job_of_a_study_can_be_run_alone() -> None:
-    (job,) = check_command_line(["+study=spine", "model=fam", "task=passkey", "seed=2"])
-    assert (job.label, job.study) == ("fam passkey s2", "spine")
+    (job,) = check_command_line(["+study=overview", "model=fam", "task=passkey", "seed=2"])
+    assert (job.label, job.study) == ("fam passkey s2", "overview")
 
 
 @pytest.mark.parametrize("command", [["--help"], ["--hydra-help"], ["--info"]])

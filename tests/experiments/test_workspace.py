@@ -61,10 +61,10 @@ def test_the_view_draws_what_runs_mirror() -> None:
 
 @pytest.mark.usefixtures("_installed")
 def test_runs_are_grouped_by_sweep_and_variant_and_chosen_by_tags() -> None:
-    order = parse(["task=passkey", "study=spine", "logger.project=mine", "logger.entity=us"])
-    assert order.tags == ("passkey", "study:spine")
+    order = parse(["task=passkey", "study=overview", "logger.project=mine", "logger.entity=us"])
+    assert order.tags == ("passkey", "study:overview")
     spec = specification(build_workspace(order, entity=str(order.logger.entity)))
-    assert (spec["entity"], spec["project"], spec["displayName"]) == ("us", "mine", "memattn: passkey, study:spine")
+    assert (spec["entity"], spec["project"], spec["displayName"]) == ("us", "mine", "memattn: passkey, study:overview")
     (runs,) = spec["spec"]["section"]["runSets"]
     assert [(group["section"], group["name"]) for group in runs["grouping"]] == [
         ("run", "group"),
@@ -73,7 +73,7 @@ def test_runs_are_grouped_by_sweep_and_variant_and_chosen_by_tags() -> None:
     text = json.dumps(runs["filters"])
     assert '"tags"' in text
     assert '"passkey"' in text
-    assert '"study:spine"' in text
+    assert '"study:overview"' in text
     assert "summary:test/exact_match" in runs["runFeed"]["columnPinned"]
     assert drawn(sections(spec)["accuracy against step"]) == {"val/exact_match", "test/exact_match"}
 
@@ -127,7 +127,7 @@ def test_without_the_package_one_line_says_what_to_install(
         (["tasks=passkey"], "unknown key 'tasks': did you mean 'task'?"),
         (["passkey"], "cannot read 'passkey': write key=value"),
         (["sweep="], "cannot read 'sweep=': write key=value"),
-        (["study=spine", "sweep=1"], "study and sweep: a run of a study is found by study=..."),
+        (["study=overview", "sweep=1"], "study and sweep: a run of a study is found by study=..."),
     ],
 )
 def test_a_mistake_is_one_clear_line(words: list[str], problem: str, capsys: pytest.CaptureFixture[str]) -> None:

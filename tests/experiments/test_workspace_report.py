@@ -63,9 +63,9 @@ def test_each_task_has_its_run_set_its_curves_and_its_bars() -> None:
 
 
 def test_a_study_narrows_every_run_set() -> None:
-    (grid,) = [block["metadata"] for block in blocks("task=passkey", "study=spine") if block["type"] == "panel-grid"]
+    (grid,) = [block["metadata"] for block in blocks("task=passkey", "study=overview") if block["type"] == "panel-grid"]
     (runs,) = grid["runSets"]
-    assert [one["value"] for one in runs["filters"]["filters"]] == [["passkey"], ["study:spine"]]
+    assert [one["value"] for one in runs["filters"]["filters"]] == [["passkey"], ["study:overview"]]
 
 
 def test_verdicts_are_those_that_make_report_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,7 @@ def test_a_claim_has_parts_or_says_why_not() -> None:
 
 def test_the_table_shows_evidence_commands_and_caveats() -> None:
     zero = Verdict("undecided", "difference 0", None)
-    part = Part("a | b", "spine", lambda study: zero)
+    part = Part("a | b", "overview", lambda study: zero)
     tested = Claim("fam", "table 1", "FAM wins.", (part,), caveat="Smaller.")
     other = Claim("fam", "table 2", "At 24B too.", untestable="No such model here.")
     table = verdict_table(

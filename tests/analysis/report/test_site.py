@@ -202,7 +202,7 @@ def test_several_scales_have_their_own_parts_and_claims_their_own_scale(tmp_path
 
 def test_the_committed_results_give_an_index(tmp_path: Path) -> None:
     """Of some studies: composing the jobs of all takes half a minute."""
-    names = ["efficiency", "fam_cost", "spine"]
+    names = ["efficiency", "fam_cost", "overview"]
     claims = {
         name: (title, tuple(claim for claim in own if {part.study for part in claim.parts} <= set(names)))
         for name, (title, own) in all_claims().items()
