@@ -1,4 +1,4 @@
-"""What the README tells people to type works.
+"""What the README, and that of each room, tells people to type works.
 
 Every line of every ``bash`` block must be of a kind that is known here; an unknown one fails, so that nothing
 goes unchecked:
@@ -27,15 +27,16 @@ from experiments import workspace
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
+PAGES = [README, *sorted(path for room in ("*", "*/*") for path in ROOT.glob(f"{room}/README.md"))]
 QUICK = re.compile(r"scale=smoke|mode=(list|plan|status)|--help|--hydra-help|--cfg|--info|--version")
 CHECK = "import sys; from experiments.preflight import check_command_line; check_command_line(sys.argv[1:])"
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PAGEWISE = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
 def blocks(language: str) -> list[str]:
-    """Contents of the README's fenced blocks in a language."""
-    text = README.read_text(encoding="utf-8") if README.exists() else ""
-    return [content for name, content in FENCE.findall(text) if name == language]
+    """Contents of all pages' fenced blocks in a language."""
+    return [content for page in PAGES for name, content in FENCE.findall(page.read_text("utf-8")) if name == language]
 
 
 def commands() -> list[str]:
@@ -102,8 +103,9 @@ def test_readme_names_the_two_commands() -> None:
     assert any("model=fam,luna task=lra_text" in command for command in RUNS)
 
 
-def test_blocks_are_marked_so_that_they_are_checked() -> None:
-    for name, content in FENCE.findall(README.read_text(encoding="utf-8")):
+@PAGEWISE
+def test_blocks_are_marked_so_that_they_are_checked(page: Path) -> None:
+    for name, content in FENCE.findall(page.read_text(encoding="utf-8")):
         assert name in {"bash", "python", "text", "yaml", "json", "bibtex"}, f"mark this block: {content[:60]!r}"
 
 
@@ -175,12 +177,9 @@ def test_python_block(block: str, environment: dict[str, str]) -> None:
         run(["-c", block], environment)
 
 
-@pytest.mark.parametrize(
-    "page",
-    ["README.md", *(str(path.relative_to(ROOT)) for room in ("*", "*/*") for path in ROOT.glob(f"{room}/README.md"))],
-)
-def test_links_lead_somewhere(page: str) -> None:
-    text = (ROOT / page).read_text(encoding="utf-8")
+@PAGEWISE
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
         if not re.match(r"[a-z]+:", target):
-            assert (ROOT / page).parent.joinpath(target).exists(), f"{page} links to {target}"
+            assert page.parent.joinpath(target).exists(), f"{page} links to {target}"
