@@ -20,7 +20,7 @@ from analysis.studies import Study
 #: As ``conf/study/overview.yaml`` names them; others come behind.
 ORDER = (
     *("transformer", "local", "block_window", "transformer_xl", "linear", "luna", "filtered_memory", "mat", "rmt"),
-    *("autocompressor", "memformer", "fam", "fam_gated", "feedback_memory", "infini", "infini_delta"),
+    *("autocompressor", "memformer", "fam", "fam_gated", "feedback_memory", "infini", "infini_gated", "infini_delta"),
 )
 
 

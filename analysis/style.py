@@ -66,6 +66,7 @@ FAMILIES = {
     "fam_static": "fam",
     "feedback_memory": "fam",
     "autocompressor": "rmt",
+    "infini_gated": "infini",
     "mat_bottleneck": "mat",
     "mat_controller": "mat",
     "mat_shared_controller": "mat",
@@ -88,6 +89,7 @@ LINES = {
     "mat_bottleneck": (DASHDOT, "h"),
     "mat_controller": (DOTTED, "h"),
     "mat_shared_controller": (DASHDOT, "H"),
+    "infini_gated": ("-", ">"),
     "infini_delta": ("-", "X"),
 }
 SPARE_COLOURS = ("#661100", "#6699CC", "#332288")

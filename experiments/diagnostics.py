@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from models import Model
 
 CURVES = {"rms": "RMS", "effective_rank": "effective rank", "cosine": "mean cosine of two rows"}
-ATTENTION = ("read_entropy", "read_share", "write_entropy", "keep_share", "gate")
+ATTENTION = ("read_entropy", "read_share", "write_entropy", "keep_share", "gate", "write_gate")
 
 #: Of the panels: where a measure says something, so that noise is not drawn as a trend.
 _LIMITS: dict[str, tuple[float | None, float | None]] = {

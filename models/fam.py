@@ -66,6 +66,7 @@ from models.layers import (
     Residual,
     Rotation,
     SelfProjection,
+    hard_sigmoid,
     learned_slots,
     merge_heads,
     rotate,
@@ -270,7 +271,7 @@ class FamBlock(MemoryBlock):
             return updated
         before = self.attend.before(source).expand(len(updated), -1, -1)
         score = self.gate(torch.cat((merge_heads(heads), before), dim=-1))
-        gate = (score / 6 + 0.5).clamp(0, 1)  # a hard sigmoid; PyTorch's own rounds 1/6 to float32
+        gate = hard_sigmoid(score)
         if self.probe is not None:
             self.probe.gate(gate.squeeze(-1))
         return torch.lerp(source.expand_as(updated), updated, gate.to(updated.dtype))

@@ -43,6 +43,13 @@ Deviations
 * (6) prints sqrt(d_model); with several heads that flattens the softmax, and we divide by sqrt(d) of a head.
 * ``update=delta_corrected`` is an ablation, not the paper's. (9) leaves M as it is when a pair is written again, yet z
   grows, and the pair is read back halved. ARMT's factor on the increment of z mends that.
+
+Remedy (ours). Sums take in every token for good, so that the share of what was written early fades as 1/s. With
+``update=gated`` each head decides by a token's key how much of it is written, in (8) and in z:
+
+    u_t σ(K_t) instead of σ(K_t)        u_t = clamp(1/2 + (w K_t + b)/6, 0, 1)      w [d], b of each head, 0 at first
+
+Tokens with a gate at 0 leave the memory as it is, bit for bit, however many there are. Neither state nor cost grows.
 """
 
 from dataclasses import dataclass
@@ -57,7 +64,7 @@ from models.block_window import blocks_at_once, check_window
 from models.errors import check_choice
 from models.kernels.linear_memory import UPDATES, LinearMemory, empty_memory, feature_map, inverse, segment_memory
 from models.kernels.window import KeyValue, complete_blocks, join, trim, window_attention
-from models.layers import FeedForward, Residual, SelfProjection, merge_heads, rotate, rotation
+from models.layers import FeedForward, Residual, SelfProjection, hard_sigmoid, merge_heads, rotate, rotation
 
 GATES = {"sigmoid": 16.0, "hard_sigmoid": 2.5}
 """By name, how far from 0 a gate may start: beyond, its gradient is below 1e-6, or zero."""
@@ -70,7 +77,7 @@ class InfiniOptions:
     block_len: int = 64
     """S, tokens in a segment (the paper's N)."""
     update: str = "linear"
-    """``linear`` (8) or ``delta`` (9); ``delta_corrected`` is not the paper's (see Deviations)."""
+    """``linear`` (8) or ``delta`` (9); ``delta_corrected`` and ``gated`` are not the paper's (Deviations, Remedy)."""
     first_segment: str = "zero"
     """Before anything is written: ``zero`` reads zero and applies the gate, ``skip`` leaves local attention alone."""
     gate: str = "sigmoid"
@@ -84,7 +91,7 @@ class InfiniOptions:
 
     def __post_init__(self) -> None:
         check_window(self.block_len, 0, self.blocks_at_once)
-        check_choice("model.update", self.update, UPDATES)
+        check_choice("model.update", self.update, (*UPDATES, "gated"))
         check_choice("model.first_segment", self.first_segment, ("zero", "skip"))
         check_choice("model.gate", self.gate, tuple(GATES))
         if not abs(self.gate_init) <= GATES[self.gate]:
@@ -110,6 +117,19 @@ class InfiniState(NamedTuple):
     """Tokens so far."""
 
 
+class WriteGate(nn.Module):
+    """u, how much of a token each head writes (see Remedy)."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(config.num_heads, 1, config.head_width))
+        self.bias = nn.Parameter(torch.zeros(config.num_heads, 1, 1))
+
+    def forward(self, keys: Float[Tensor, "B H K d"]) -> Float[Tensor, "B H K 1"]:
+        """Between 0 and 1, of the keys as the memory knows them."""
+        return hard_sigmoid((keys * self.weight).sum(dim=-1, keepdim=True) + self.bias)
+
+
 @register("infini", InfiniOptions)
 class InfiniBlock(MemoryBlock):
     """Local attention gated with a compressive memory, and feed-forward."""
@@ -121,6 +141,7 @@ class InfiniBlock(MemoryBlock):
         self.attend = Residual(config)
         self.project = SelfProjection(config)
         self.gate = nn.Parameter(torch.full((config.num_heads,), float(options.gate_init)))
+        self.write_gate = WriteGate(config) if options.update == "gated" else None
         self.feed = Residual(config)
         self.ffn = FeedForward(config)
 
@@ -162,12 +183,12 @@ class InfiniBlock(MemoryBlock):
         length = seen.length - seen.length % self.options.block_len
         recalled, memory = segment_memory(
             feature_map(q.to(state.matrix.dtype)),
-            feature_map(seen.keys[:, :, :length].to(state.matrix.dtype)),
+            self._written(seen.keys[:, :, :length].to(state.matrix.dtype)),
             seen.values[:, :, :length],
             LinearMemory(state.matrix, state.normaliser),
             segment_len=self.options.block_len,
             num_open=past.length,
-            update=self.options.update,
+            update="linear" if self.write_gate else self.options.update,
             complete=complete_blocks(mask, past.length, self.options.block_len),
             probe=self.probe,
         )
@@ -182,6 +203,15 @@ class InfiniBlock(MemoryBlock):
         cache = trim(seen, self.options.block_len, memory_blocks=0)
         position = state.position + x.shape[1]
         return Stream(x, stream.memory), InfiniState(*memory, *cache, position=position)
+
+    def _written(self, keys: Float[Tensor, "B H K d"]) -> Float[Tensor, "B H K d"]:
+        """σ(K) as it enters the memory."""
+        if self.write_gate is None:
+            return feature_map(keys)
+        gate = self.write_gate(keys)
+        if self.probe is not None:
+            self.probe.gate(gate.squeeze(-1).transpose(1, 2), "write_gate")
+        return gate * feature_map(keys)
 
     def _attend_locally(
         self, q: Tensor, own: KeyValue, past: KeyValue, mask: Tensor | None

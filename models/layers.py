@@ -77,6 +77,11 @@ class FeedForward(nn.Module):
         return self.down(functional.gelu(hidden))
 
 
+def hard_sigmoid(x: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
+    """0 below -3, 1 above 3, a line between. PyTorch's own rounds 1/6 to float32."""
+    return (x / 6 + 0.5).clamp(0, 1)
+
+
 def learned_slots(num_slots: int, config: BackboneConfig) -> nn.Parameter:
     """A layer's own memory before it has seen anything: N(0, 1/D), like all that enters at the bottom."""
     return nn.Parameter(nn.init.normal_(torch.empty(num_slots, config.width), std=config.width**-0.5))

@@ -11,6 +11,7 @@ memory, which is written as before. Both leave the model as it was.
 | ``write_entropy`` | how a memory row spreads its writing over what it reads: 0 one token, 1 all alike |
 | ``keep_share`` | how much of a writing row's attention falls on the memory before |
 | ``gate`` | what a learned gate gives to the memory (``infini``), or to the update (``fam`` with gates) |
+| ``write_gate`` | how much of a token a learned gate writes (``infini`` with gates) |
 
 Entropies are shares of the greatest possible, the logarithm of the number of rows, so that memories of any size
 compare; where there is one row only, there is nothing to say (NaN).
@@ -98,9 +99,9 @@ class Probe:
         self._add(f"{verb}_entropy", entropy.where(seen > 1, torch.nan))
 
     @torch.no_grad()
-    def gate(self, values: Float[Tensor, "*B G"]) -> None:
+    def gate(self, values: Float[Tensor, "*B G"], name: str = "gate") -> None:
         """Values of a gate, between 0 and 1."""
-        self._put("gate", values.double().reshape(-1, values.shape[-1]))
+        self._put(name, values.double().reshape(-1, values.shape[-1]))
 
     def _add(self, name: str, values: Float[Tensor, "B H Q"]) -> None:
         self._put(name, values.double().transpose(1, 2).flatten(0, 1))

@@ -15,7 +15,7 @@ from analysis.studies import Study
 #: Variants with a memory; that of ``mat`` is one segment's own.
 MEMORIES = (
     *("linear", "luna", "filtered_memory", "mat", "rmt", "autocompressor", "memformer"),
-    *("fam", "fam_gated", "feedback_memory", "infini", "infini_delta"),
+    *("fam", "fam_gated", "feedback_memory", "infini", "infini_gated", "infini_delta"),
 )
 #: By how much a score may be worse and still count as good as another: one point of accuracy.
 MARGIN = 0.01
@@ -148,7 +148,10 @@ def keeps_longer(better: str, worse: str, task: str) -> Test:
     return test
 
 
-_COMPRESSED = ("linear", "luna", "filtered_memory", "rmt", "memformer", "fam", "fam_gated", "infini", "infini_delta")
+_COMPRESSED = (
+    *("linear", "luna", "filtered_memory", "rmt", "memformer"),
+    *("fam", "fam_gated", "infini", "infini_gated", "infini_delta"),
+)
 
 CLAIMS = (
     Claim(
@@ -168,21 +171,25 @@ CLAIMS = (
         "A memory that was trained on 432 symbols finds a key that was said a million symbols before.",
         tuple(
             Part(f"`{name}` finds it always, within five points", "overview", finds_at(10**6, name))
-            for name in ("fam", "fam_gated", "infini", "infini_delta")
+            for name in ("fam", "fam_gated", "infini", "infini_gated", "infini_delta")
         ),
         caveat="Filler that repeats, as in the papers; two prompts a seed with the key at their start.",
     ),
     Claim(
         "ours",
         "study overview",
-        "A gate on what is written is all that FAM lacks to keep a key.",
-        (
-            Part(
-                "`fam_gated` against `fam` at 64 times the trained length",
-                "overview",
-                finds_at(64 * 432, "fam_gated", "fam"),
-            ),
-            Part("`fam_gated` finds it always there, within five points", "overview", finds_at(64 * 432, "fam_gated")),
+        "A gate on what is written is all that FAM and Infini-attention lack to keep a key.",
+        tuple(
+            part
+            for gated, plain in (("fam_gated", "fam"), ("infini_gated", "infini"))
+            for part in (
+                Part(
+                    f"`{gated}` against `{plain}` at 64 times the trained length",
+                    "overview",
+                    finds_at(64 * 432, gated, plain),
+                ),
+                Part(f"`{gated}` finds it always there, within five points", "overview", finds_at(64 * 432, gated)),
+            )
         ),
     ),
     Claim(
@@ -267,8 +274,11 @@ CLAIMS = (
         "study compressions",
         "A gate on what is written keeps it longer.",
         (
-            Part("`fam_gated` against `fam`, passkey", "compressions", keeps_longer("fam_gated", "fam", "passkey")),
-            Part("`fam_gated` against `fam`, memorize", "compressions", keeps_longer("fam_gated", "fam", "memory_ops")),
+            *(
+                Part(f"`{gated}` against `{plain}`, {text}", "compressions", keeps_longer(gated, plain, task))
+                for gated, plain in (("fam_gated", "fam"), ("infini_gated", "infini"))
+                for text, task in (("passkey", "passkey"), ("memorize", "memory_ops"))
+            ),
         ),
     ),
     Claim(

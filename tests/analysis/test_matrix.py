@@ -46,9 +46,9 @@ def test_cells_hold_mean_interval_and_n_and_only_what_stands_apart_is_bold() -> 
     rows = rows_of(scores_table(compared("overview", score)))
     assert rows["`model=`".strip("`")][:3] == [f"`{task}` accuracy, % (floor 20.0)" for task in _TASKS]
     assert rows["transformer"][0] == "30.2 (30.0 to 30.4), n = 3"
-    assert rows["infini_delta"][0] == "**75.2** (75.0 to 75.4), n = 3"
+    assert rows["infini_delta"][0] == "**78.2** (78.0 to 78.4), n = 3"
     assert sum("**" in cell for cells in rows.values() for cell in cells) == 4  # three tasks and their aggregate
-    assert rows["infini_delta"][3:] == ["**0.690** (0.689 to 0.691), n = 3", "1.0 (1.0 to 1.0)"]
+    assert rows["infini_delta"][3:] == ["**0.728** (0.726 to 0.729), n = 3", "1.0 (1.0 to 1.0)"]
 
 
 _TASKS = ("lra_listops", "lra_text", "passkey")
@@ -62,14 +62,14 @@ def test_what_was_not_run_is_said_and_never_joined_into_a_mean() -> None:
     assert rows["fam"][3].endswith(", n = 3, over `lra_listops`, `lra_text` only")
     assert len(rows["fam"]) == 4  # no rank
     assert "over" not in rows["luna"][3]
-    assert "among 15 variants" in table
+    assert "among 16 variants" in table
     assert "**" not in rows["infini_delta"][2] + rows["infini_delta"][3]
     assert "**" in rows["infini_delta"][0]
 
 
 def test_single_seeds_have_no_interval_and_no_bold() -> None:
     table = scores_table(compared("overview", score, keep=seeds(0)))
-    assert rows_of(table)["infini_delta"] == ["75.0, n = 1"] * 3 + ["0.688, n = 1", "1.0"]
+    assert rows_of(table)["infini_delta"] == ["78.0, n = 1"] * 3 + ["0.725, n = 1", "1.0"]
     assert "**" not in table
 
 

@@ -104,7 +104,7 @@ def test_a_figure_says_what_it_lacks_and_what_makes_it(tmp_path: Path) -> None:
     some = study(tmp_path)
     missing_note(figure, some)
     text = figure.get_supxlabel().replace("\n", " ")
-    assert text.startswith("2 of 144 runs. Missing: ")
+    assert text.startswith("2 of 153 runs. Missing: ")
     assert "transformer on passkey: 2 of 3 seeds" in text
     assert text.endswith("To make them: python run.py -m +study=overview scale=laptop")
     whole = Figure()

@@ -149,7 +149,7 @@ def test_jobs_of_a_sweep_come_in_the_order_of_the_sweeper() -> None:
 
 def test_a_study_is_a_sweep_whose_lists_can_be_replaced() -> None:
     jobs = check_command_line(["-m", "+study=overview"])
-    assert len(jobs) == 16 * 3 * 3
+    assert len(jobs) == 17 * 3 * 3
     assert {job.study for job in jobs} == {"overview"}
     jobs = check_command_line(["-m", "+study=overview", "model=fam", "seed=7"])
     assert [job.label for job in jobs] == ["fam lra_listops s7", "fam lra_text s7", "fam passkey s7"]

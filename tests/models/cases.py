@@ -82,8 +82,9 @@ def _fam(options: Options, causal: bool, norm: str) -> int:
 
 
 def _infini(options: Options, causal: bool, norm: str) -> int:
-    """One gate for each head (arXiv 2404.07143, eq. 10)."""
-    return _attention(options, causal, norm) + NUM_HEADS
+    """One gate for each head (arXiv 2404.07143, eq. 10); the gate on writing, which is not the paper's."""
+    write_gate = WIDTH + NUM_HEADS if options.get("update") == "gated" else 0
+    return _attention(options, causal, norm) + NUM_HEADS + write_gate
 
 
 def _infini_state(options: Options, num_tokens: int) -> int:
@@ -413,10 +414,11 @@ CASES: dict[str, Case] = {
             {"block_len": SEGMENT, "update": "delta", "blocks_at_once": 2},
             {"block_len": SEGMENT, "update": "delta_corrected", "gate": "hard_sigmoid", "gate_init": 0.5},
             {"block_len": SEGMENT, "first_segment": "skip", "gate_init": -1.0},
+            {"block_len": SEGMENT, "update": "gated"},
         ),
         axes={
             "block_len": (SEGMENT,),
-            "update": ("linear", "delta", "delta_corrected"),
+            "update": ("linear", "delta", "delta_corrected", "gated"),
             "first_segment": ("zero", "skip"),
             "gate": ("sigmoid", "hard_sigmoid"),
             "gate_init": (0.0, 1.0),
@@ -427,7 +429,7 @@ CASES: dict[str, Case] = {
         state_size=_infini_state,
         reach=tuple(
             ({"block_len": SEGMENT, "update": update}, lambda depth: math.inf)
-            for update in ("linear", "delta", "delta_corrected")
+            for update in ("linear", "delta", "delta_corrected", "gated")
         ),
         memory_rows=WIDTH // NUM_HEADS,
     ),

@@ -24,6 +24,7 @@ from tests.models.cases import (
 
 INFINI: Options = {"block_len": SEGMENT}
 UPDATES = ("linear", "delta", "delta_corrected")
+RULES = (*UPDATES, "gated")
 HEAD_WIDTH = WIDTH // NUM_HEADS
 
 
@@ -150,7 +151,7 @@ def test_an_almost_empty_memory_reads_finite_with_finite_gradients() -> None:
 
 @pytest.mark.parametrize("gate", ["sigmoid", "hard_sigmoid"])
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "both ways"])
-@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize("update", RULES)
 def test_a_closed_gate_is_local_attention(update: str, causal: bool, gate: str) -> None:
     shared: Options = {"causal": causal, "num_classes": 3}
     infini = set_gates(build("infini", update=update, gate=gate, **INFINI, **shared), -math.inf)
@@ -259,7 +260,7 @@ def test_the_memory_knows_no_positions() -> None:
 # ---- the recurrence
 
 
-@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize("update", RULES)
 def test_all_segments_at_once_are_segment_by_segment_through_the_stack(update: str) -> None:
     model, tokens = build("infini", depth=3, update=update, **INFINI), random_tokens(2, 5 * SEGMENT)
     whole, state, pieces = model(tokens)[0], None, []
@@ -269,7 +270,7 @@ def test_all_segments_at_once_are_segment_by_segment_through_the_stack(update: s
     assert close(torch.cat(pieces, dim=1), whole)
 
 
-@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize("update", RULES)
 def test_a_detached_state_cuts_the_gradient_that_flows_otherwise(update: str) -> None:
     model, tokens = build("infini", update=update, **INFINI), distinct_tokens(1, 3 * SEGMENT)
     first, last = tokens[:, :SEGMENT], tokens[:, 2 * SEGMENT :]
@@ -302,6 +303,48 @@ def test_a_segment_with_padding_is_not_written() -> None:
         assert close(layer.matrix[1], layer_three.matrix[1])
 
 
+# ---- the gate on writing (ours)
+
+
+def set_write_gates(model: models.Model, value: float) -> models.Model:
+    for block in infini_blocks(model):
+        assert block.write_gate is not None
+        torch.nn.init.constant_(block.write_gate.bias, value)
+    return model
+
+
+def test_a_closed_write_gate_keeps_the_memory_bit_for_bit() -> None:
+    model, tokens = build("infini", update="gated", **INFINI), random_tokens(2, 9 * SEGMENT)
+    _, early = model(tokens[:, : 2 * SEGMENT])
+    _, late = set_write_gates(model, -100.0)(tokens[:, 2 * SEGMENT :], None, early)
+    for before, after in zip(early.layers, late.layers, strict=True):
+        assert before.normaliser.abs().min() > 0
+        assert torch.equal(before.matrix, after.matrix)
+        assert torch.equal(before.normaliser, after.normaliser)
+
+
+def test_an_open_write_gate_and_one_that_is_the_same_for_all_tokens_are_the_linear_rule() -> None:
+    gated, linear = build("infini", update="gated", **INFINI), build("infini", **INFINI)
+    linear.load_state_dict({name: value for name, value in gated.state_dict().items() if "write_gate" not in name})
+    tokens = random_tokens(2, 5 * SEGMENT)
+    assert close(set_write_gates(gated, 100.0)(tokens)[0], linear(tokens)[0])
+    for block in infini_blocks(gated):
+        assert block.write_gate is not None
+        torch.nn.init.zeros_(block.write_gate.weight)
+    assert close(set_write_gates(gated, -1.0)(tokens)[0], linear(tokens)[0])
+
+
+def test_write_gates_start_half_open_and_learn_from_the_start() -> None:
+    model = models.build_model("infini", vocab_size=VOCAB_SIZE, max_len=64, causal=True, update="gated", **INFINI)
+    model(random_tokens(2, 2 * SEGMENT))[0].square().sum().backward()
+    for block in infini_blocks(model):
+        gate = block.write_gate
+        assert gate is not None
+        assert (gate(random(2, block.config.num_heads, 5, block.config.head_width)) == 0.5).all()
+        assert gate.weight.grad is not None
+        assert gate.weight.grad.abs().max() > 0
+
+
 # ---- size and precision
 
 
@@ -314,7 +357,7 @@ def test_size_of_the_papers_memory() -> None:
     assert model.state_size(2047) == 1_585_152 + 2 * 2047 * 1024 * 12
 
 
-@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize("update", RULES)
 def test_memory_is_kept_in_full_precision(update: str) -> None:
     model = build("infini", update=update, **INFINI).float()
     tokens = random_tokens(2, 3 * SEGMENT)
@@ -353,7 +396,7 @@ def test_at_a_border_nothing_is_carried_but_the_memory() -> None:
     [
         (
             {"update": "dleta"},
-            "model.update='dleta' (did you mean 'delta'?): choose one of linear, delta, delta_corrected",
+            "model.update='dleta' (did you mean 'delta'?): choose one of linear, delta, delta_corrected, gated",
         ),
         ({"first_segment": "none"}, "model.first_segment='none': choose one of zero, skip"),
         ({"gate": "tanh"}, "model.gate='tanh': choose one of sigmoid, hard_sigmoid"),

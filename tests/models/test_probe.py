@@ -40,6 +40,7 @@ SETTINGS = [
     ("mat", {"accumulate": True}),
     *(("fam", {"update": update}) for update in ("static", "gated")),
     ("infini", {"update": "delta", "first_segment": "skip"}),
+    ("infini", {"update": "gated"}),
 ]
 
 

@@ -48,19 +48,26 @@ def new_share(x: Tensor, normaliser: Tensor) -> float:
     return min(1.0, max(0.0, 1.0 - float(normaliser.detach() @ key) / float(key @ key)))
 
 
-def write(memory: Memory, keys: Rows, values: Rows, update: str) -> Memory:
+def written_share(p: Parameters, head: int, key: Tensor) -> Tensor:
+    """Our gate u on writing, of one key of one head."""
+    score = p["write_gate.weight"][head, 0] @ key + p["write_gate.bias"][head, 0, 0]
+    return torch.clamp(score / 6 + 0.5, 0.0, 1.0)
+
+
+def write(p: Parameters, memory: Memory, keys: Rows, values: Rows, update: str) -> Memory:
     """Eq. 8 or 9, head by head: all tokens of a segment against the memory before it."""
     written = []
     for head, (matrix, normaliser) in enumerate(memory):
         new_matrix, new_normaliser = matrix, normaliser
         for key, value in zip(keys, values, strict=True):
-            k, v, share = key[head], value[head], 1.0
-            if update != "linear":
+            k, v, counted = key[head], value[head], 1.0
+            mapped = sigma(k) * written_share(p, head, k) if update == "gated" else sigma(k)
+            if update.startswith("delta"):
                 v = v - read(k, (matrix, normaliser))
             if update == "delta_corrected":
-                share = new_share(k, normaliser)
-            new_matrix = new_matrix + torch.outer(sigma(k), v)
-            new_normaliser = new_normaliser + share * sigma(k)
+                counted = new_share(k, normaliser)
+            new_matrix = new_matrix + torch.outer(mapped, v)
+            new_normaliser = new_normaliser + counted * mapped
         written.append((new_matrix, new_normaliser))
     return written
 
@@ -98,7 +105,7 @@ def block(layer: Layer, rows: Rows, memory: Rows | None) -> LayerOutcome:
             y = linear(p.under("project.out"), torch.cat(mixed))
             outputs.append(feed(layer, after(p.under("attend"), row, y, config)))
         if len(inputs) == size:
-            kept = write(kept, open_keys, open_values, options.update)
+            kept = write(p, kept, open_keys, open_values, options.update)
             open_keys, open_values = [], []
 
     empty = rows[0].new_empty(config.num_heads, 0, width)
