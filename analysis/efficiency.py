@@ -102,8 +102,9 @@ def _cell(rows: pd.DataFrame, phase: str, length: int) -> str:
     return f"{rows['tokens_per_second'].iloc[0]:,.0f}, {rows['added_bytes'].iloc[0] / 2**20:,.1f}"
 
 
-def report(rows: pd.DataFrame) -> str:
-    """The section of results/benchmarks/README.md: what made it, the table, the figure."""
+def report(study: Study) -> str:
+    """The section of results/benchmarks/README.md: what made it and what is missing, the table, the figure."""
+    rows = measured(study)
     first = rows.iloc[0]
     commits = ", ".join(sorted(rows["commit"].astype(str).str[:10].unique()))
     segments = ", ".join(f"{value:.0f}" for value in rows["segment_len"].dropna().unique())
@@ -116,6 +117,8 @@ def report(rows: pd.DataFrame) -> str:
         f"{rows['load_average'].min():.1f} to {rows['load_average'].max():.1f}, commit {commits}. Packages from PyPI "
         "stand behind the variant that they correspond to; they have no state to hand on, so they are not streamed."
     )
+    if len(study.missing):
+        made_by += f" Missing: {study.describe_missing()} (`{study.command}`)."
     figure = "![Speed, memory, operations and state against length](../figures/efficiency.svg)"
     return "\n\n".join([made_by, efficiency_table(rows), figure])
 
@@ -279,10 +282,10 @@ def peer_table(study: Study) -> str:
 def main() -> None:
     """Command line: see the module's docstring."""
     argparse.ArgumentParser(description="Figure and table of mode=bench.").parse_args()
-    rows = measured(load_study("efficiency", live=False))
-    for path in save(efficiency_figure(rows), "efficiency"):
+    study = load_study("efficiency", live=False)
+    for path in save(efficiency_figure(measured(study)), "efficiency"):
         print(f"wrote {path.relative_to(RESULTS.parent)}")
-    write_section("efficiency", report(rows), BENCHMARKS)
+    write_section("efficiency", report(study), BENCHMARKS)
     print("wrote the efficiency section of results/benchmarks/README.md")
 
 

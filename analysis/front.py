@@ -1,4 +1,4 @@
-"""README's first table and figures: every mechanism on text, nested operations and passkey (study ``overview``).
+"""README's table of results and its figures: all mechanisms on text, ListOps and passkey (study ``overview``).
 
     python run.py -m +study=overview       # train and test: skips what is done
     python -m analysis.collect overview    # copy what the store holds into results/studies/overview/
@@ -43,7 +43,7 @@ def front_table(study: Study) -> str:
         [f"`{variant}`", *(column[row] for column in columns), _state(runs, variant), _seeds(runs, variant)]
         for row, variant in enumerate(variants)
     ]
-    return markdown(["`model=`", *(head for head, _, _ in shown), "numbers carried", "seeds"], lines)
+    return markdown(["`model=`", *(head for head, _, _ in shown), "state size", "seeds"], lines)
 
 
 def _headed(task: str, runs: pd.DataFrame) -> str:
@@ -78,22 +78,25 @@ def _seeds(runs: pd.DataFrame, variant: str) -> str:
 
 
 def report(study: Study) -> str:
-    """The README's section."""
-    note = (
-        "In %. Bold: no other interval of a column overlaps; nothing is bold in a column with gaps or single seeds. "
-        "`seeds`: of text, ListOps and passkey, where they differ. Redrawn by `python -m analysis.front` from "
-        "[`results/studies/overview/`](results/studies/overview)"
+    """The README's section: how to read the table, the table, what made it, the figures."""
+    read = (
+        "Test scores in %: mean and 95 % bootstrap interval over seeds. *Key*: exact match of a five-digit key, mean "
+        "over depths. *State size*: numbers carried along time behind a prompt of trained length. Bold: no other "
+        "interval of the column overlaps, and it has neither gaps nor single seeds. *Seeds*: of text, ListOps and "
+        "passkey, where they differ. Redrawn by `python -m analysis.front` from "
+        "[`results/studies/overview/`](results/studies/overview)."
     )
+    made_by = f"<details><summary>Sizes, machine, commits{', what is missing' if len(study.missing) else ''}</summary>"
     symbols = recall_by_length(study)["length_tokens"].max()
     reach = f" to {symbols:,.0f} symbols" if symbols > 0 else ""
     alts = {"overview_lengths": f"A key said once: who still finds it, from trained lengths{reach}"}
     figures = [f"![{words}](results/figures/{name}.svg)" for name, words in {**FIGURES, **alts}.items()]
-    return "\n\n".join([front_table(study), caption(study, note=note, limit=3), *figures])
+    return "\n\n".join([read, front_table(study), made_by, caption(study, limit=3), "</details>", *figures])
 
 
 def main() -> None:
     """Command line: see the module's docstring."""
-    argparse.ArgumentParser(description="README's first table.").parse_args()
+    argparse.ArgumentParser(description="README's table of results.").parse_args()
     write_section("overview", report(load_study("overview", live=False)))
     print(f"wrote the overview section of {README.name}")
 

@@ -1,8 +1,9 @@
 """How figures look, and what each says of itself: the same for all.
 
-A variant has one colour, one marker and one line, in every figure. Presets share their family's colour; marker and line
-alone tell all variants apart, for print in grey. What is measured here is filled; a paper's own numbers are hollow and
-dashed. A figure that lacks runs says which, and what makes them; it is never left empty without a word.
+A variant has one colour, one marker and one line, in every figure. Presets share their family's colour, but for the
+gated ones, which are drawn beside it; marker and line alone tell all variants apart, for print in grey. What is
+measured here is filled; a paper's own numbers are hollow and dashed. A figure that lacks runs says which, and what
+makes them; it is never left empty without a word.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ COLOURS = {
     "fam": "#0072B2",
     "fam_gated": "#D55E00",
     "infini": "#CC79A7",
+    "infini_gated": "#332288",
     "filtered_memory": "#56B4E9",
     # Tol's muted palette, where Okabe and Ito's ends.
     "linear": "#999933",
@@ -46,6 +48,7 @@ MARKERS = {
     "fam": "o",
     "fam_gated": "P",
     "infini": "^",
+    "infini_gated": ">",
     "filtered_memory": "d",
     "linear": "<",
     "mat": "h",
@@ -66,7 +69,7 @@ FAMILIES = {
     "fam_static": "fam",
     "feedback_memory": "fam",
     "autocompressor": "rmt",
-    "infini_gated": "infini",
+    "infini_delta": "infini",
     "mat_bottleneck": "mat",
     "mat_controller": "mat",
     "mat_shared_controller": "mat",
@@ -89,10 +92,9 @@ LINES = {
     "mat_bottleneck": (DASHDOT, "h"),
     "mat_controller": (DOTTED, "h"),
     "mat_shared_controller": (DASHDOT, "H"),
-    "infini_gated": ("-", ">"),
-    "infini_delta": ("-", "X"),
+    "infini_delta": (DASHDOT, "^"),
 }
-SPARE_COLOURS = ("#661100", "#6699CC", "#332288")
+SPARE_COLOURS = ("#661100", "#6699CC", "#117733")
 
 
 def colour(variant: str) -> str:

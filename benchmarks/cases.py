@@ -47,7 +47,7 @@ RECURRENT = (
     "rmt",
     "memformer",
 )
-"""What claims a cost per token and a memory that do not grow: all but ``transformer`` and ``autocompressor``."""
+"""What claims a cost per token and a memory that do not grow, without presets that change neither."""
 
 
 def comparisons(*, tiny: bool = False) -> dict[str, Comparison]:

@@ -7,7 +7,7 @@ A memory that is not used, that collapses into one direction or that blows up is
 | ``rms`` | each layer and update | does it grow? |
 | ``effective_rank``, ``spectrum`` | each layer (and update) | do its rows differ? exp(entropy of the singular values) |
 | ``cosine`` | each layer and update | are its rows copies of each other? |
-| ``read_entropy`` … ``gate`` | each layer and head | how it is read and written: see :mod:`models.probe` |
+| ``read_entropy`` … ``write_gate`` | each layer and head | how it is read and written: see :mod:`models.probe` |
 | ``knock_out`` | all layers, and each | how much of the output is owed to it |
 
 The knock-out is the total variation distance between what the model predicts and what it predicts when it reads nothing
@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from experiments.results import HEAD_MEASURES
 from experiments.store import atomic_path
 from models.probe import observe, reads_memory, without_memory
 
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from models import Model
 
 CURVES = {"rms": "RMS", "effective_rank": "effective rank", "cosine": "mean cosine of two rows"}
-ATTENTION = ("read_entropy", "read_share", "write_entropy", "keep_share", "gate", "write_gate")
 
 #: Of the panels: where a measure says something, so that noise is not drawn as a trend.
 _LIMITS: dict[str, tuple[float | None, float | None]] = {
@@ -54,7 +54,9 @@ class Diagnostics(NamedTuple):
     tokens: NDArray[np.int64]  # [updates] symbols read when the memory was measured
     curves: dict[str, NDArray[np.float64]]  # by name of CURVES: [layers, updates]
     spectrum: NDArray[np.float64]  # [layers, K] shares of the singular values after the last update, largest first
-    attention: dict[str, NDArray[np.float64]]  # those of ATTENTION that there are: [layers, heads], or slots of a gate
+    attention: dict[
+        str, NDArray[np.float64]
+    ]  # those of HEAD_MEASURES that there are: [layers, heads], or slots of a gate
     knock_out: NDArray[np.float64]  # [1 + layers]: without any memory, and without that of each layer
 
     def summary(self) -> dict[str, float]:
@@ -94,7 +96,7 @@ def _diagnose(model: Model, batch: Batch, curves: bool) -> Diagnostics:
     length = batch.tokens.shape[-1]
     with observe(model) as probes:
         logits, _ = model(batch.tokens)
-    attention = {name: _table([probe.means().get(name) for probe in probes]) for name in ATTENTION}
+    attention = {name: _table([probe.means().get(name) for probe in probes]) for name in HEAD_MEASURES}
     spectrum = _table([None if probe.rows is None else _spectrum(probe.rows) for probe in probes])
     ends, measured = [length], [[_measures(probe.rows) for probe in probes]]
     if curves and model.causal:
@@ -215,7 +217,7 @@ def read_diagnostics(path: Path) -> Diagnostics:
             stored["tokens"],
             {name: stored[name] for name in CURVES},
             stored["spectrum"],
-            {name: stored[name] for name in ATTENTION if name in stored},
+            {name: stored[name] for name in HEAD_MEASURES if name in stored},
             stored["knock_out"],
         )
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _LABELS = ("run_id", "config_hash", "study", "arm", "model", "variant", "task", "scale", "seed", "data_source")
 
 #: Of diagnostics.npz, those by layer and head: see models/probe.py.
-HEAD_MEASURES = ("read_entropy", "read_share", "write_entropy", "keep_share", "gate")
+HEAD_MEASURES = ("read_entropy", "read_share", "write_entropy", "keep_share", "gate", "write_gate")
 
 #: Of a test that was kept beside a run: what all its slices share.
 _TEST_FIELDS = ("peak_memory_bytes", "hardware", "git_sha")

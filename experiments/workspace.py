@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from experiments.diagnostics import ATTENTION, CURVES
+from experiments.diagnostics import CURVES
 from experiments.errors import ConfigError, ExitCode, first_line, unknown
 from experiments.redact import redact
+from experiments.results import HEAD_MEASURES
 from experiments.settings import REPOSITORY, LoggerConfig
 from experiments.tracking import MAX_TAG, is_logged_in
 from experiments.typed import typed
@@ -41,6 +42,12 @@ KEYS = ("task", "study", "sweep", "figures", "logger.project", "logger.entity")
 SWITCHES = ("--json", "--report")
 
 EXTRA = "wandb-workspaces is not installed: pip install -r requirements-wandb.txt"
+
+#: Measures of gates, and what heads their panels.
+GATES = {
+    "gate": "gate: the memory's, or the update's, share",
+    "write_gate": "gate on writing: what is taken in of a token",
+}
 
 #: Runs that a panel draws.
 _MAX_RUNS = 100
@@ -143,13 +150,13 @@ def _sections(tasks: Sequence[str]) -> list[Section]:
     from wandb_workspaces.workspaces import Section
 
     metrics = headlines(tasks)
-    memory = [*CURVES, *(name for name in ATTENTION if name != "gate"), "knock_out"]
+    memory = [*CURVES, *(name for name in HEAD_MEASURES if name not in GATES), "knock_out"]
     worth = [f"val/{metric}_without_memory" for metric in metrics]
     speed = {"tokens_per_second": "tokens/s", "peak_memory_bytes": "peak memory", "wall_seconds": "seconds a run"}
     lines = {
         "accuracy against step": [line_plot(f"val/{metric}") for metric in metrics],
         "memory": [line_plot(f"memory/{name}") for name in memory],
-        "gates": [line_plot("memory/gate", title="gate: the memory's, or the update's, share")],
+        "gates": [line_plot(f"memory/{name}", title=title) for name, title in GATES.items()],
         "loss": [line_plot(f"train/{name}") for name in ("loss", "grad_norm", "learning_rate")],
         "speed": [line_plot("train/tokens_per_second", title="tokens/s against step")],
     }

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.diagnostics import CURVES
 from experiments.settings import REPOSITORY
-from experiments.workspace import Order, bar_plot, headlines, line_plot, memory_pictures
+from experiments.workspace import GATES, Order, bar_plot, headlines, line_plot, memory_pictures
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import Report
@@ -78,7 +78,7 @@ def _task(task: str, order: Order) -> list[Any]:
     panels = [line_plot(f"val/{name}") for name in metrics]
     panels += [bar_plot(f"test/{name}") for name in metrics]
     panels += [bar_plot(f"val/{name}_without_memory") for name in metrics]
-    panels += [line_plot(f"memory/{name}") for name in (*CURVES, "gate")]
+    panels += [line_plot(f"memory/{name}") for name in (*CURVES, *GATES)]
     panels += [
         bar_plot("tokens_per_second", title="tokens/s"),
         bar_plot("state_size", title="state, numbers"),

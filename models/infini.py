@@ -22,6 +22,7 @@ Reading comes before writing, so that no token reads its own segment through the
 | σ | ``feature_map`` in ``kernels/linear_memory.py`` |
 | Linear, Linear + Delta | ``update=linear``, ``update=delta`` |
 | β, g | ``gate``, :meth:`InfiniBlock.memory_weight` |
+| w, b, u (ours) | :class:`WriteGate` |
 
 **Fast form.** All segments at once: an exclusive prefix sum over segments for (8), a scan over segments of one d x d
 product each for (9); see ``kernels/linear_memory.py``. The numbers are those of the loop over segments.
@@ -45,11 +46,14 @@ Deviations
   grows, and the pair is read back halved. ARMT's factor on the increment of z mends that.
 
 Remedy (ours). Sums take in every token for good, so that the share of what was written early fades as 1/s. With
-``update=gated`` each head decides by a token's key how much of it is written, in (8) and in z:
+``update=gated`` each head decides by a token's key how much of it is written, in both sums of (8):
 
-    u_t σ(K_t) instead of σ(K_t)        u_t = clamp(1/2 + (w K_t + b)/6, 0, 1)      w [d], b of each head, 0 at first
+    u_t σ(K_t) instead of σ(K_t)        u_t = clamp(1/2 + (w·K_t + b)/6, 0, 1)      w [d], b of each head, 0 at first
 
-Tokens with a gate at 0 leave the memory as it is, bit for bit, however many there are. Neither state nor cost grows.
+Tokens with a gate at 0 leave the memory as it is, bit for bit, however many there are. The state does not grow; each
+token costs a product of d numbers a head more. At the start all u are 1/2 and cancel in (7): the model is that of the
+linear rule, and w learns before b. Outside ±3 the gate is flat and learns no more. (Its slope is 1/6, as that of
+``fam_gated``; that of ``gate=hard_sigmoid`` 1/5.)
 """
 
 from dataclasses import dataclass
@@ -68,6 +72,7 @@ from models.layers import FeedForward, Residual, SelfProjection, hard_sigmoid, m
 
 GATES = {"sigmoid": 16.0, "hard_sigmoid": 2.5}
 """By name, how far from 0 a gate may start: beyond, its gradient is below 1e-6, or zero."""
+RULES = (*UPDATES, "gated")
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ class InfiniOptions:
 
     def __post_init__(self) -> None:
         check_window(self.block_len, 0, self.blocks_at_once)
-        check_choice("model.update", self.update, (*UPDATES, "gated"))
+        check_choice("model.update", self.update, RULES)
         check_choice("model.first_segment", self.first_segment, ("zero", "skip"))
         check_choice("model.gate", self.gate, tuple(GATES))
         if not abs(self.gate_init) <= GATES[self.gate]:
@@ -188,7 +193,7 @@ class InfiniBlock(MemoryBlock):
             LinearMemory(state.matrix, state.normaliser),
             segment_len=self.options.block_len,
             num_open=past.length,
-            update="linear" if self.write_gate else self.options.update,
+            update="linear" if self.write_gate is not None else self.options.update,
             complete=complete_blocks(mask, past.length, self.options.block_len),
             probe=self.probe,
         )

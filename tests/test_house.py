@@ -216,6 +216,14 @@ def test_no_file_holds_a_path_of_some_machine() -> None:
             assert not machine.search(line), f"{path.relative_to(ROOT)}:{number}: {line.strip()[:100]}"
 
 
+def test_no_conflict_of_a_merge_is_left() -> None:
+    for path in files_of_repository():
+        if path.suffix not in {".png", ".svg", ".csv", ".npz"}:
+            lines = path.read_bytes().splitlines()
+            marked = [line for line in lines if line.startswith((b"<" * 7 + b" ", b">" * 7 + b" "))]
+            assert not marked, f"{path.relative_to(ROOT)}: {marked[0]!r}"
+
+
 def test_every_environment_variable_stands_in_the_readme_table() -> None:
     pattern = re.compile(r"MEMATTN_[A-Z_]+")
     texts = [path.read_text(encoding="utf-8") for path in sources(*RUNTIME, "benchmarks")]

@@ -18,25 +18,28 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 
 from data.prepare import parse
 from experiments import workspace
+from tests.test_house import files_of_repository
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
-PAGES = [README, *sorted(path for room in ("*", "*/*") for path in ROOT.glob(f"{room}/README.md"))]
+PAGES = [path for path in files_of_repository() if path.name == "README.md"]
 QUICK = re.compile(r"scale=smoke|mode=(list|plan|status)|--help|--hydra-help|--cfg|--info|--version")
 CHECK = "import sys; from experiments.preflight import check_command_line; check_command_line(sys.argv[1:])"
-FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 PAGEWISE = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
 def blocks(language: str) -> list[str]:
     """Contents of all pages' fenced blocks in a language."""
-    return [content for page in PAGES for name, content in FENCE.findall(page.read_text("utf-8")) if name == language]
+    found = [block for page in PAGES for block in FENCE.findall(page.read_text(encoding="utf-8"))]
+    return [textwrap.dedent(content) for _, name, content in found if name == language]
 
 
 def commands() -> list[str]:
@@ -99,13 +102,13 @@ def known_run(environment: dict[str, str]) -> str:
 
 
 def test_readme_names_the_two_commands() -> None:
-    assert {"make run", "make test"} <= set(commands())
-    assert any("model=fam,luna task=lra_text" in command for command in RUNS)
+    lines = README.read_text(encoding="utf-8").splitlines()
+    assert {"make run", "make test", "python run.py -m model=fam,luna task=lra_text"} <= set(lines)
 
 
 @PAGEWISE
 def test_blocks_are_marked_so_that_they_are_checked(page: Path) -> None:
-    for name, content in FENCE.findall(page.read_text(encoding="utf-8")):
+    for _, name, content in FENCE.findall(page.read_text(encoding="utf-8")):
         assert name in {"bash", "python", "text", "yaml", "json", "bibtex"}, f"mark this block: {content[:60]!r}"
 
 
@@ -172,14 +175,22 @@ def check_other(words: list[str], environment: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("block", blocks("python"))
 def test_python_block(block: str, environment: dict[str, str]) -> None:
-    compile(block, "README.md", "exec")
+    compile(block, "a page", "exec")
     if not re.match(r"# \w+/[\w/<>]+\.py", block):
         run(["-c", block], environment)
 
 
 @PAGEWISE
 def test_links_lead_somewhere(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
-        if not re.match(r"[a-z]+:", target):
-            assert page.parent.joinpath(target).exists(), f"{page} links to {target}"
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)]*)\)", page.read_text(encoding="utf-8")):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path = page.parent / target if target else page
+        assert path.exists(), f"{page} links to {target}"
+        assert not anchor or anchor in anchors(path), f"{page} links to #{anchor} of {path}"
+
+
+def anchors(page: Path) -> set[str]:
+    """What links can name of a page: its headings, in small letters and with hyphens."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

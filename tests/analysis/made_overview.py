@@ -14,7 +14,7 @@ from analysis.studies import Study
 from tests.analysis.comparisons import Row, compared
 
 #: Where a variant's recall has fallen to a half, in blocks.
-HALF = {"fam_gated": 512, "fam": 32}
+HALF = {"fam_gated": 512, "fam": 32, "infini_gated": 512, "infini": 48}
 
 
 def score(job: Any) -> float:

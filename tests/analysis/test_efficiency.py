@@ -142,4 +142,4 @@ def test_what_failed_is_left_out(tmp_path: Path) -> None:
 def test_the_section_of_the_page_is_that_of_the_committed_rows() -> None:
     begin, end = marks("efficiency")
     shown = BENCHMARKS.read_text(encoding="utf-8").split(begin)[1].split(end)[0].strip()
-    assert shown == efficiency.report(efficiency.measured(load_study("efficiency", live=False)))
+    assert shown == efficiency.report(load_study("efficiency", live=False))

@@ -12,8 +12,9 @@ import pytest
 
 import data
 from experiments import workspace
-from experiments.diagnostics import ATTENTION, CURVES
+from experiments.diagnostics import CURVES
 from experiments.errors import ConfigError, ExitCode
+from experiments.results import HEAD_MEASURES
 from experiments.workspace import EXTRA, build_workspace, main, parse, specification
 
 
@@ -51,9 +52,10 @@ def test_the_view_draws_what_runs_mirror() -> None:
     assert drawn(panels["accuracy against step"]) == {
         f"{split}/{name}" for split in ("val", "test") for name in metrics
     }
-    measures = {f"memory/{name}" for name in (*CURVES, *ATTENTION, "knock_out")} - {"memory/gate"}
+    gates = {"memory/gate", "memory/write_gate"}
+    measures = {f"memory/{name}" for name in (*CURVES, *HEAD_MEASURES, "knock_out")} - gates
     assert drawn(panels["memory"]) == measures | {f"val/{name}_without_memory" for name in metrics} | {"memory"}
-    assert drawn(panels["gates"]) == {"memory/gate"}
+    assert drawn(panels["gates"]) == gates
     assert "train/tokens_per_second" in drawn(panels["speed"])
     lines = [panel for group in panels.values() for panel in group if "xAxis" in panel]
     assert {(line["xAxis"], line["groupBy"]) for line in lines} == {("_step", "variant.value")}

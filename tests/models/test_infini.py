@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import models
-from models.infini import InfiniBlock
+from models.infini import RULES, InfiniBlock
 from models.kernels.linear_memory import LinearMemory, empty_memory, feature_map, inverse, recall, write
 from tests.models.cases import (
     NUM_HEADS,
@@ -24,7 +24,6 @@ from tests.models.cases import (
 
 INFINI: Options = {"block_len": SEGMENT}
 UPDATES = ("linear", "delta", "delta_corrected")
-RULES = (*UPDATES, "gated")
 HEAD_WIDTH = WIDTH // NUM_HEADS
 
 

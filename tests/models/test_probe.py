@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import models
+from models.infini import InfiniBlock
 from models.probe import Probe, observe, reads_memory, without_memory
 from tests.models.cases import CASES, SEGMENT, VARIANTS, build, distinct_tokens, token_gradients
 
@@ -26,6 +27,13 @@ TOLD = {
     "memformer": {"read_entropy", "write_entropy", "keep_share"},
     "transformer": set(),
 }
+
+#: Variants with their own options, and presets with a gate beside.
+LOOKED_AT = [
+    *((name, {}, TOLD[name]) for name in VARIANTS),
+    ("fam", {"update": "gated"}, TOLD["fam"] | {"gate"}),
+    ("infini", {"update": "gated"}, TOLD["infini"] | {"write_gate"}),
+]
 
 #: Options with a memory, and nothing but it between segments.
 MEMORY_ALONE: dict[str, dict[str, Any]] = {
@@ -97,21 +105,35 @@ def test_calls_are_averaged_and_an_empty_memory_says_nothing() -> None:
 
 
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "both ways"])
-@pytest.mark.parametrize("name", VARIANTS)
-def test_looking_changes_no_number(name: str, causal: bool) -> None:
-    model, tokens = make(name, causal=causal), distinct_tokens(2, NUM_TOKENS)
+@pytest.mark.parametrize(("name", "settings", "expected"), LOOKED_AT)
+def test_looking_changes_no_number(name: str, settings: dict[str, Any], expected: set[str], causal: bool) -> None:
+    model, tokens = make(name, causal=causal, **settings), distinct_tokens(2, NUM_TOKENS)
     before, _ = model(tokens)
     with observe(model) as probes:
         during, _ = model(tokens)
     assert torch.equal(before, during)
     assert all(block.probe is None for block in model.blocks)
     told = set().union(*(probe.means() for probe in probes))
-    assert told == TOLD[name]
+    assert told == expected
     for probe in probes:
         for measure, values in probe.means().items():
             assert values.isfinite().all(), measure
             assert (values >= 0).all(), measure
             assert (values <= 1 + 1e-6).all(), measure
+
+
+@torch.no_grad()
+def test_the_gate_on_writing_is_told_head_by_head() -> None:
+    model = make("infini", update="gated")
+    for block in model.blocks:
+        assert isinstance(block, InfiniBlock)
+        assert block.write_gate is not None
+        block.write_gate.weight.zero_()
+        block.write_gate.bias.copy_(torch.tensor([-1.5, 9.0]).view(-1, 1, 1))
+    with observe(model) as probes:
+        model(distinct_tokens(2, NUM_TOKENS))
+    for probe in probes:
+        assert probe.means()["write_gate"].tolist() == pytest.approx([0.25, 1.0])
 
 
 @pytest.mark.parametrize(("name", "settings"), SETTINGS)

@@ -1,4 +1,4 @@
-"""Infini-attention: arXiv 2404.07143v2, eq. 6 to 11, one token at a time.
+"""Infini-attention: arXiv 2404.07143v2, eq. 6 to 11, one token at a time; beside it ARMT's γ and our gate on writing.
 
 Inside a segment every token reads the memory of the segments before; at its end every token is written, against that
 same memory.
