@@ -106,6 +106,8 @@ def recall_by_length(study: Study, *, depth: float | None = None) -> pd.DataFram
     if not any(map(len, tests)):
         return pd.DataFrame(columns=[*keys, "n", "exact_match"])
     found = pd.concat([pooled(rows, keys, "exact_match") for rows in tests if len(rows)])
+    # Beside slices of other tasks, which have no blocks, whole numbers are none.
+    found = found.astype({"length_blocks": int, "length_tokens": int})
     # The own test stands first: a later one counts where it goes further, and one of several that go as far.
     return found.drop_duplicates(["variant", "seed", "length_blocks"], ignore_index=True)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -71,6 +73,17 @@ def test_a_later_test_counts_where_it_goes_beyond_the_own() -> None:
     assert sorted(found["length_blocks"].unique()) == [2, 18, 256, 4096]
     assert found.loc[found["length_blocks"] == 4096, "exact_match"].tolist() == [1.0, 1.0]
     pd.testing.assert_frame_equal(found[found["length_blocks"] < 4096], recall_by_length(study))
+
+
+def test_lengths_stay_whole_numbers_beside_slices_that_have_none() -> None:
+    study = made("overview", seeds(0))
+    whole = recall_by_length(study)
+    text = study.slices.iloc[:3].assign(task="lra_text", length_blocks=math.nan, length_tokens=math.nan)
+    joined = replace(study, slices=pd.concat([study.slices, text], ignore_index=True))
+    assert joined.slices["length_blocks"].dtype == float
+    pd.testing.assert_frame_equal(recall_by_length(joined), whole)
+    ticks = lengths_figure(joined).axes[0].get_xticklabels()
+    assert [label.get_text() for label in ticks] == ["2\n48", "18\n432", "256\n6,144"]
 
 
 def test_lengths_put_the_longest_memory_on_top_and_say_where_training_ends() -> None:
