@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.readme import markdown
-from analysis.statistics import Difference, Interval, bold, difference, interval_text, intervals, mean_interval
+from analysis.statistics import Difference, Interval, bold, count_text, difference, interval_text, mean_interval
 from analysis.studies import Study
-from analysis.style import COLOURS, colour, drawn, missing_note
+from analysis.style import colour, drawn, mean_with_interval, missing_note
 
 #: Headline of all tasks of classification.
 ACCURACY = "test/accuracy"
@@ -127,9 +127,8 @@ def _seed_counts(runs: pd.DataFrame, by: str) -> dict[str, str]:
     if runs.empty:
         return {}
     arms = [name for name in ("task", by, "config_hash") if name in runs]
-    found = runs.groupby(arms, dropna=False)["seed"].nunique().groupby(by).agg(["min", "max"])
-    ends = {str(name): (int(low), int(high)) for name, (low, high) in zip(found.index, found.to_numpy(), strict=True)}
-    return {name: f"n = {low}" if low == high else f"n = {low} to {high}" for name, (low, high) in ends.items()}
+    found = runs.groupby(arms, dropna=False)["seed"].nunique().groupby(by)
+    return {str(name): f"n = {count_text(counts)}" for name, counts in found}
 
 
 def say(ax: Axes, text: str) -> None:
@@ -137,42 +136,20 @@ def say(ax: Axes, text: str) -> None:
     ax.text(0.5, 0.5, text, ha="center", transform=ax.transAxes, color="#661100")
 
 
-def numbered_line(ax: Axes, rows: pd.DataFrame, x: str, y: str, label: str, number: int) -> None:
-    """Means over seeds with their band, for arms that are all of one variant.
-
-    Args:
-        ax: to draw into.
-        rows: columns ``x``, ``y`` and ``seed``.
-        x: column of places.
-        y: column of values.
-        label: to which the number of seeds is added.
-        number: of the line: each has the look of another variant.
-    """
-    seeds = rows.groupby([x, "seed"])[y].mean().reset_index()
-    means = intervals(seeds, y, [x]).sort_values(x)
-    means = means[means["n"] > 0]
-    look = drawn(list(COLOURS)[number])
-    low, high = int(means["n"].min()), int(means["n"].max())
-    count = f"n = {low}" if low == high else f"n = {low} to {high}"
-    ax.plot(means[x], means["mean"], label=f"{label}  ({count})", **look)
-    if high > 1:
-        ax.fill_between(means[x], means["low"], means["high"], color=look["color"], alpha=0.18, linewidth=0)
-
-
 def lines_by_size(ax: Axes, rows: pd.DataFrame, x: str, y: str, by: str, label: str) -> None:
-    """A :func:`numbered_line` for each size of an arm, from small to large.
+    """Means over seeds with their band for each size of an arm, from small to large.
 
     Args:
         ax: to draw into.
-        rows: columns ``by`` and those of :func:`numbered_line`; nothing is drawn of none.
+        rows: columns ``by``, ``x``, ``y`` and ``seed``; nothing is drawn of none.
         x: column of places.
         y: column of values.
         by: column of sizes.
         label: with a place for the size, ``{:g} slots``.
     """
-    sizes = sorted(rows[by].dropna().unique()) if by in rows and len(rows) else []
-    for number, size in enumerate(sizes):
-        numbered_line(ax, rows[rows[by] == size], x, y, label.format(size), number)
+    if by in rows and rows[by].notna().any():
+        sized = rows.dropna(subset=by).sort_values(by, kind="stable")
+        mean_with_interval(ax, sized.assign(label=sized[by].map(label.format)), x, y, "label")
 
 
 def missing_notes(figure: Figure, *studies: Study) -> None:

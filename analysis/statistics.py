@@ -25,7 +25,7 @@ All draws are the same each time.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
@@ -102,6 +102,12 @@ def intervals(frame: pd.DataFrame, value: str, by: Sequence[str]) -> pd.DataFram
     for key, group in frame.groupby(list(by), sort=False, dropna=False):
         rows.append([*key, *mean_interval(group[value])])
     return pd.DataFrame(rows, columns=[*by, *Interval._fields])
+
+
+def count_text(counts: Iterable[float]) -> str:
+    """Numbers of seeds as figures and captions write them: ``3``, or ``1 to 3`` where they differ."""
+    ends = sorted({int(count) for count in counts}) or [0]
+    return str(ends[0]) if len(ends) == 1 else f"{ends[0]} to {ends[-1]}"
 
 
 def interval_text(

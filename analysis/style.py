@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.published import setting_values
-from analysis.statistics import intervals
+from analysis.statistics import count_text, intervals
 from analysis.studies import Study
 from experiments.results import scaled_down
 
@@ -92,7 +92,7 @@ LINES = {
     "mat_bottleneck": (DASHDOT, "h"),
     "mat_controller": (DOTTED, "h"),
     "mat_shared_controller": (DASHDOT, "H"),
-    "infini_delta": (DASHDOT, "^"),
+    "infini_delta": ("-", "X"),
 }
 SPARE_COLOURS = ("#661100", "#6699CC", "#117733")
 
@@ -147,14 +147,11 @@ def mean_with_interval(
         look = (looks or {}).get(name) or drawn(str(name) if by == "variant" else list(COLOURS)[number % len(COLOURS)])
         means = intervals(seeds[seeds[by] == name], y, [x]).sort_values(x)
         means = means[means["n"] > 0]
-        ax.plot(means[x], means["mean"], label=f"{name}{_seeds(means['n'])}" if show_n else str(name), **look)
+        ax.plot(
+            means[x], means["mean"], label=f"{name}  (n = {count_text(means['n'])})" if show_n else str(name), **look
+        )
         if (means["n"] > 1).any():
             ax.fill_between(means[x], means["low"], means["high"], color=look["color"], alpha=0.18, linewidth=0)
-
-
-def _seeds(counts: pd.Series) -> str:
-    low, high = int(counts.min()), int(counts.max())
-    return f"  (n = {low})" if low == high else f"  (n = {low} to {high})"
 
 
 def mark_published(ax: Axes, rows: pd.DataFrame, x: str | None = None, *, share: bool = True) -> None:
@@ -220,7 +217,7 @@ def caption(study: Study, *, note: str = "", limit: int | None = None) -> str:
     if runs.empty:
         return _sentences([*parts, f"no run is done: `{study.command}`", note])
     seeds = runs.groupby(study.arm, dropna=False)["seed"].nunique()
-    parts[0] += f", {len(runs)} runs of {len(seeds)} arms{_seeds(seeds).replace('  (n', ' (seeds')}"
+    parts[0] += f", {len(runs)} runs of {len(seeds)} arms (seeds = {count_text(seeds)})"
     parts.append("mean over seeds and 95 % bootstrap interval over seeds")
     sources = runs.groupby("task", sort=True)["data_source"].first()
     parts.append("data: " + ", ".join(f"{task} `{source}`" for task, source in sources.items()))

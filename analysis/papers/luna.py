@@ -28,7 +28,7 @@ from analysis.panels import (
 )
 from analysis.published import published, setting_values
 from analysis.readme import markdown
-from analysis.statistics import Interval, aggregate, mean_interval
+from analysis.statistics import Interval, aggregate, count_text, mean_interval
 from analysis.studies import Study
 from analysis.style import colour, drawn, mark_published, marker, missing_note
 
@@ -357,7 +357,7 @@ def quality_speed_memory_figure(lra: Study, efficiency: Study) -> Figure:
     _draw_bubbles(panels[0], _paper_bubbles(), hollow=True)
     if len(ours):
         _draw_bubbles(panels[1], ours)
-    titles = ("the paper's, text of 4,000 bytes", f"ours (n = {_numbers(ours['n'])})")
+    titles = ("the paper's, text of 4,000 bytes", f"ours (n = {count_text(ours['n'])})")
     for axes, title in zip(panels, titles, strict=False):
         axes.set(title=title, xlabel="training speed over the transformer's")
         axes.grid(alpha=0.25)
@@ -365,11 +365,6 @@ def quality_speed_memory_figure(lra: Study, efficiency: Study) -> Figure:
     panels[0].set_ylabel("mean accuracy without Retrieval")
     missing_notes(figure, lra, efficiency)
     return figure
-
-
-def _numbers(counts: pd.Series) -> str:
-    ends = sorted({int(count) for count in counts})
-    return " to ".join(map(str, dict.fromkeys(ends[:1] + ends[-1:])))
 
 
 def _paper_bubbles() -> pd.DataFrame:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.arms import MEMORY, plain_ticks, rows_where, sized
-from analysis.panels import floor_line, in_order, level, lines_by_size, numbered_line, one_legend, say
+from analysis.panels import floor_line, in_order, level, lines_by_size, one_legend, say
 from analysis.published import published, setting_values
 from analysis.readme import markdown
 from analysis.statistics import interval_text, mean_interval
@@ -189,15 +189,16 @@ def scaling_figure(study: Study) -> Figure:
     Args:
         study: ``rmt_scaling``.
     """
+    names = {arm: f"ours, trained on {label}" for arm, label in TRAINED.items()}
+    looks = {name: drawn(variant) for name, variant in zip(names.values(), COLOURS, strict=False)}
     figure = Figure(figsize=(10, 7), layout="constrained")
     panels = figure.subplots(2, 3, sharey=True)
     for (above, below), (op, title) in zip(panels.T, FACTS.items(), strict=True):
         slices = rows_where(study.slices, {OP: op})
         floor_line(above, rows_where(study.runs, {OP: op}))
-        for number, (arm, label) in enumerate(TRAINED.items()):
-            rows = rows_where(slices, {"arm": arm})
-            if len(rows):
-                numbered_line(above, rows, "length_blocks", SYMBOLS, f"ours, trained on {label}", number)
+        if len(slices):
+            ours = slices.assign(label=slices["arm"].map(names))
+            mean_with_interval(above, ours, "length_blocks", SYMBOLS, "label", looks=looks)
         longest = published(paper="rmt_1m", where="figure 1", metric="accuracy", setting={"op": op})
         mark_published(above, longest, "eval_segments")
         theirs = published(paper="rmt_1m", where="figure 5", setting={"op": op})

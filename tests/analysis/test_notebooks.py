@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from analysis import notebook, style
 from analysis import sync as syncing
 from analysis.execute import execute, problem_of
 from analysis.sync import NOTEBOOKS, as_text, notebook_of, outdated, scripts, sync
+
+#: The figures that are committed.
+KEPT = style.FIGURES
 
 GOOD = """# ---
 # jupyter:
@@ -136,11 +140,16 @@ def test_a_name_that_is_none_runs_nothing(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().err.startswith("error: no notebook 'no_such_paper': there are ")
 
 
+def words_of(picture: Path) -> list[str]:
+    """The words and numbers of a drawing, which matplotlib leaves beside their outlines."""
+    return re.findall(r"<!-- (.*?) -->", picture.read_text(encoding="utf-8"), re.DOTALL)
+
+
 @pytest.mark.parametrize("script", scripts(), ids=lambda path: path.stem)
 def test_each_notebook_runs_on_the_committed_results(
     script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its cells, one after the other, in this process: a kernel is tried once, above."""
+    """Its cells, one after the other, in this process, give what is committed: a kernel is tried once, above."""
     shown: list[object] = []
     monkeypatch.setattr(style, "FIGURES", tmp_path)
     monkeypatch.setattr(notebook, "display", lambda *objects: shown.extend(objects))
@@ -150,4 +159,6 @@ def test_each_notebook_runs_on_the_committed_results(
     assert pictures
     assert pictures == {path.stem for path in tmp_path.glob("*.svg")}
     assert all(name.startswith(script.stem) for name in pictures)
+    for path in tmp_path.glob("*.svg"):
+        assert words_of(path) == words_of(KEPT / path.name), f"{path.name}: python -m analysis.execute {script.stem}"
     assert len(shown) > 2 * len(pictures)
