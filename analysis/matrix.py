@@ -14,7 +14,17 @@ import numpy as np
 import pandas as pd
 
 from analysis.readme import markdown
-from analysis.statistics import Interval, aggregate, bold, difference, interval_text, mean_interval, normalised, ranks
+from analysis.statistics import (
+    Interval,
+    aggregate,
+    bold,
+    difference,
+    headline,
+    interval_text,
+    mean_interval,
+    normalised,
+    ranks,
+)
 from analysis.studies import Study
 
 #: As ``conf/study/overview.yaml`` names them; others come behind.
@@ -46,7 +56,7 @@ def scored(study: Study) -> pd.DataFrame:
     """The runs, with the headline on the test split as ``score``."""
     if study.runs.empty:
         return pd.DataFrame(columns=["task", "variant", "seed", "score", "larger_is_better", "floor", "metric"])
-    return study.runs.assign(score=[row[f"test/{row['metric']}"] for row in study.runs.to_dict("records")])
+    return study.runs.assign(score=headline(study.runs))
 
 
 def complete_block(runs: pd.DataFrame) -> Block:

@@ -21,12 +21,15 @@ def cells(slices: pd.DataFrame, by: str = "variant", scores: Sequence[str] = ("e
         by: Column of groups.
         scores: Shares of right answers.
     """
-    keys, names = [by, "seed", "length_blocks", "factor", "depth"], list(scores)
-    if not slices.duplicated(keys).any():
-        return slices
-    right = slices.assign(**{name: slices["n"] * slices[name] for name in names})
-    summed = right.groupby(keys, sort=False, as_index=False)[["n", *names]].sum()
-    return summed.assign(**{name: summed[name] / summed["n"] for name in names})
+    keys = [by, "seed", "length_blocks", "factor", "depth"]
+    return pooled(slices, keys, *scores) if slices.duplicated(keys).any() else slices
+
+
+def pooled(slices: pd.DataFrame, keys: Sequence[str], *scores: str) -> pd.DataFrame:
+    """Means of scores over what their slices count, ``n``: one row for each of ``keys``, which must all be there."""
+    right = slices.assign(**{name: slices["n"] * slices[name] for name in scores})
+    summed = right.groupby(list(keys), sort=False, as_index=False)[["n", *scores]].sum()
+    return summed.assign(**{name: summed[name] / summed["n"] for name in scores})
 
 
 def seed_scores(slices: pd.DataFrame, score: str = "exact_match") -> pd.DataFrame:

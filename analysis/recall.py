@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 
 from analysis.matrix import score_cell, scored
+from analysis.passkey import pooled
 from analysis.readme import markdown
 from analysis.statistics import Interval, bold, mean_interval
 from analysis.studies import Study
@@ -110,10 +109,3 @@ def recall_by_length(study: Study, *, depth: float | None = None) -> pd.DataFram
     found = found.astype({"length_blocks": int, "length_tokens": int})
     # The own test stands first: a later one counts where it goes further, and one of several that go as far.
     return found.drop_duplicates(["variant", "seed", "length_blocks"], ignore_index=True)
-
-
-def pooled(slices: pd.DataFrame, keys: Sequence[str], value: str) -> pd.DataFrame:
-    """The mean of a score over what its slices count, one row for each of ``keys``."""
-    right = slices.assign(**{value: slices["n"] * slices[value]})
-    summed = right.groupby(list(keys), sort=False, as_index=False)[["n", value]].sum()
-    return summed.assign(**{value: summed[value] / summed["n"]})

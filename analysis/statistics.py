@@ -151,6 +151,12 @@ def normalise(score: ArrayLike, floor: ArrayLike, ceiling: ArrayLike) -> Floats:
     return (np.asarray(score, dtype=float) - low) / (high - low)
 
 
+def headline(runs: pd.DataFrame) -> pd.Series:
+    """The score on the test split that each run's task is judged by, whichever metric that is."""
+    scores = [row[f"test/{row['metric']}"] for row in runs.to_dict("records")]
+    return pd.Series(scores, index=runs.index, dtype=float, name="score")
+
+
 def normalised(runs: pd.DataFrame, *, ceilings: Mapping[str, float] | None = None) -> pd.Series:
     """The headline on the test split of each run, 0 at its task's trivial floor and 1 at its ceiling.
 
@@ -165,9 +171,8 @@ def normalised(runs: pd.DataFrame, *, ceilings: Mapping[str, float] | None = Non
     for task in runs.loc[~runs["larger_is_better"].astype(bool), "task"].unique():
         if task not in given:
             raise ValueError(f"{task}: less is better, and there is no ceiling: give ceilings={{{task!r}: ...}}")
-    scores = [row[f"test/{row['metric']}"] for row in runs.to_dict("records")]
     ends = runs["task"].map(lambda task: given.get(task, 1.0))
-    return pd.Series(normalise(scores, runs["floor"], ends), index=runs.index, name="score")
+    return pd.Series(normalise(headline(runs), runs["floor"], ends), index=runs.index, name="score")
 
 
 def aggregate(frame: pd.DataFrame, value: str, *, statistic: Statistic = "mean") -> Interval:

@@ -54,9 +54,7 @@ class Diagnostics(NamedTuple):
     tokens: NDArray[np.int64]  # [updates] symbols read when the memory was measured
     curves: dict[str, NDArray[np.float64]]  # by name of CURVES: [layers, updates]
     spectrum: NDArray[np.float64]  # [layers, K] shares of the singular values after the last update, largest first
-    attention: dict[
-        str, NDArray[np.float64]
-    ]  # those of HEAD_MEASURES that there are: [layers, heads], or slots of a gate
+    attention: dict[str, NDArray[np.float64]]  # of HEAD_MEASURES, what there is: [layers, heads], or slots of a gate
     knock_out: NDArray[np.float64]  # [1 + layers]: without any memory, and without that of each layer
 
     def summary(self) -> dict[str, float]:

@@ -8,7 +8,8 @@ import pandas as pd
 
 from analysis.claims import Claim, Part
 from analysis.matrix import scored
-from analysis.recall import pooled, recall_by_length, written_between
+from analysis.passkey import pooled
+from analysis.recall import recall_by_length, written_between
 from analysis.statistics import Verdict, claim
 from analysis.studies import Study
 

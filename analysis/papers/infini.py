@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from math import log2
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -21,7 +20,7 @@ from analysis.panels import floor_line, legend_above, words
 from analysis.passkey import cells
 from analysis.published import published, setting_values
 from analysis.readme import markdown
-from analysis.statistics import interval_text, mean_interval
+from analysis.statistics import headline, interval_text, mean_interval
 from analysis.studies import Study
 from analysis.style import colour, drawn, mark_published, mean_with_interval, missing_note
 
@@ -429,8 +428,7 @@ def gate_spread(study: Study) -> pd.DataFrame:
         }
     ).reset_index()
     runs = named_gates(study.runs)
-    scores = [row[f"test/{row['metric']}"] for row in runs.to_dict("records")]
-    return runs.assign(score=np.array(scores, dtype=float)).merge(measures, on="run_id")
+    return runs.assign(score=headline(runs)).merge(measures, on="run_id")
 
 
 def named_gates(rows: pd.DataFrame) -> pd.DataFrame:

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 
 from analysis.matrix import ORDER
 from analysis.overview import compressions_figure, lengths_figure, scores_figure, state_size_figure
-from analysis.recall import best_per_state, pooled, recall_by_length, recall_by_pairs, written_between
+from analysis.passkey import pooled
+from analysis.recall import best_per_state, recall_by_length, recall_by_pairs, written_between
 from analysis.studies import Study
 from tests.analysis.made_overview import made, put_to_later
 from tests.analysis.papers.made_studies import nothing, seeds
