@@ -87,7 +87,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -243,23 +243,30 @@ class Passkey(Task):
         device: Device = "cpu",
         progress: Progress | None = None,
     ) -> Evaluation:
-        """Asks for the key at every length and depth; ``progress`` counts symbols streamed."""
+        """Asks for the key at every length and depth; ``progress`` counts symbols streamed, piece by piece.
+
+        Long prompts take minutes each: whoever waits for a signal, or watches, is told between their pieces.
+        """
         started = time.perf_counter()
         cells = self._cells(split)
         total = sum(cell.blocks * self.config.block_len * len(cell.depths) * cell.samples for cell in cells)
         done, scores = 0, []
+
+        def streamed(symbols: int) -> None:
+            if progress is not None:
+                progress(done + symbols, total)
+
         with evaluating(model):
             for cell in cells:
                 shape = (cell.samples, len(cell.depths))
                 correct, between = np.empty((*shape, self.puzzle.answer_len), dtype=bool), np.empty(shape, dtype=int)
                 for first, prompts in self._passes(split, cell):
                     rows = slice(first, first + _ROWS_PER_DEPTH)
-                    answers = self._answer(model, prompts, batch_size, device)
+                    answers = self._answer(model, prompts, batch_size, device, streamed)
                     correct[rows] = (answers == prompts.answers).reshape(-1, *correct.shape[1:])
                     between[rows] = prompts.blocks_between(self.config.block_len).reshape(-1, shape[1])
                     done += len(answers) * cell.blocks * self.config.block_len
-                    if progress is not None:
-                        progress(done, total)
+                    streamed(0)
                 scores.append(_Scores(cell, correct, between))
         slices = [row for each in scores for row in self._slices(each)]
         return Evaluation(self._metrics(split, scores), slices, total, time.perf_counter() - started)
@@ -292,14 +299,18 @@ class Passkey(Task):
             depth = np.rint(np.array(cell.depths) * (length - self.placement.frame_len)).astype(np.int64)
             yield first, self._draw_prompts(rng, split, length, np.tile(depth, num_samples))
 
-    def _answer(self, model: Model, prompts: Prompts, batch_size: int, device: Device) -> Ids:
+    def _answer(
+        self, model: Model, prompts: Prompts, batch_size: int, device: Device, streamed: Callable[[int], None]
+    ) -> Ids:
         """Greedy, free-running answers ``[B,A]``; nothing is held but a chunk and the model's state."""
         chunk = max(1, self.config.eval_chunk // self.config.block_len) * self.config.block_len
-        answers = []
+        answers, symbols = [], 0
         for row in range(0, len(prompts.answers), batch_size):
             state: Any = None
             for piece in prompts.rows(row, row + batch_size).pieces(chunk):
                 logits, state = model(torch.from_numpy(piece).to(device), None, state)
+                symbols += piece.size
+                streamed(symbols)
             answer = [logits[:, -1].argmax(-1)]
             while len(answer) < self.puzzle.answer_len:
                 logits, state = model(answer[-1][:, None], None, state)

@@ -261,7 +261,7 @@ def test_validation_is_cheap_and_within_training() -> None:
 
 
 def test_lengths_can_be_listed() -> None:
-    task = make(eval_blocks=[254], eval_samples=2)
+    task = make(eval_blocks=[254], eval_samples=2, eval_chunk=512)
     assert task.eval_blocks("test") == [2, 4, 6, 254]
     reports: list[tuple[int, int]] = []
     result = task.evaluate(Reader(task), "test", batch_size=8, progress=lambda *pair: reports.append(pair))
@@ -269,6 +269,8 @@ def test_lengths_can_be_listed() -> None:
     assert result.slices[-1]["length_tokens"] == 254 * 32
     assert reports[-1] == (result.symbols, result.symbols)
     assert reports == sorted(reports)
+    steps = np.diff([done for done, _ in reports])
+    assert steps.max() <= 8 * task.config.eval_chunk, "a long prompt tells between its pieces"
 
 
 def test_modules_are_scored_in_evaluation_mode_without_gradients() -> None:
