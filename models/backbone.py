@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.block import BackboneConfig, MemoryBlock, Stream, check_keys, make_options, tensors, variant
+from models.block import BackboneConfig, MemoryBlock, Stream, check_keys, detach, make_options, tensors, variant
 from models.heads import ClassifyHead, NextTokenHead, PairHead, mean_pool
 from models.kernels.window import query_sizes
 from models.layers import RealEmbedding, make_norm
@@ -226,12 +226,13 @@ class Model(nn.Module):
         """A piece of one segment: its normed top rows, the layers' states, the stack's memory."""
         assert self.recurrence is not None
         stream = self.recurrence.enter(tokens, self.learned_memory, state.memory, piece)
-        stream, layers = self._climb(stream, state.layers, mask)
+        before = detach(state.layers) if piece.is_cut and piece.opens else state.layers
+        stream, layers = self._climb(stream, before, mask)
         memory, write = (None if rows is None else self.norm(rows) for rows in stream[1:])
         top = Stream(self.norm(stream.tokens), memory, write)
         changed = None
         if piece.closes:
-            layers = tuple(block.init_state(len(tokens)) for block in self.blocks)
+            layers = tuple(block.close(layer, len(tokens)) for block, layer in zip(self.blocks, layers, strict=True))
             if mask is not None:
                 # A segment with padding in it is not full, unless it is the last of a classifier's.
                 changed = mask.all(dim=1) if self.num_classes is None else mask.any(dim=1)
@@ -273,11 +274,12 @@ class Model(nn.Module):
         """Numbers carried along time for one sequence after ``seq_len`` tokens, all layers."""
         num_tokens = seq_len + (self.cls is not None)
         if self.recurrence is not None:
-            num_whole, num_open = divmod(num_tokens, self.recurrence.segment_len)
+            segment_len = self.recurrence.segment_len
             if self.num_classes is not None:
-                num_whole, num_open = num_whole + (num_open > 0), 0
-            layers = sum(block.state_size(num_tokens) for block in self.blocks) if num_open else 0
-            return layers + self.recurrence.state_size(num_whole, num_open)
+                # The last segment is whole however short.
+                num_tokens = -(-num_tokens // segment_len) * segment_len
+            layers = sum(block.state_size(num_tokens) for block in self.blocks)
+            return layers + self.recurrence.state_size(*divmod(num_tokens, segment_len))
         return sum(block.state_size(num_tokens) for block in self.blocks)
 
     def num_parameters(self) -> int:

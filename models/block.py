@@ -131,7 +131,7 @@ class MemoryBlock(nn.Module, ABC):
     """Whether a long causal stream is cheaper run by run on a CPU (not where the state is as long as the stream)."""
     recurrence: ClassVar["type[StackRecurrence] | None"] = None
     """Where the memory returns from the top of the stack: the module that keeps it. The backbone then walks segment by
-    segment, a state lives as long as its segment, and :meth:`memory` is not asked."""
+    segment, a state lives as long as its segment (see :meth:`close`), and :meth:`memory` is not asked."""
 
     def __init__(self, config: BackboneConfig, options: Any, *, causal: bool) -> None:
         super().__init__()
@@ -173,6 +173,10 @@ class MemoryBlock(nn.Module, ABC):
             state: What this layer returned for the tokens before; None at the start of a sequence.
             mask: True where a token is real. Padding stands on the right. None means no padding.
         """
+
+    def close(self, state: Any, batch_size: int) -> Any:
+        """What is left of a state behind the end of its segment, where there is a :attr:`recurrence`: nothing."""
+        return self.init_state(batch_size)
 
     def in_runs(self, stream: Stream, state: Any | None, mask: Bool[Tensor, "B T"] | None = None) -> tuple[Stream, Any]:
         """The same as :meth:`forward`; on a CPU, a long causal stream goes through run by run, the state handed on."""

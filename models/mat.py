@@ -30,15 +30,20 @@ rows as before. ``bottleneck`` (MemBottleneck): the tokens see the *updated* mem
 
 ``accumulate`` (ours, after AutoCompressor's idea of a growing list of summaries): nothing is overwritten. The write
 block is M_0 in every segment (both ways, too), what it becomes is put behind the summaries so far, and the read block
-is all of them.
+is all of them. Causal, a summary sees its own block and those before it, as AutoCompressor's soft prompts see one
+another. What comes later never reaches it, so it goes up the stack once, in front of the segment behind its own, and
+later segments find its keys and values: work that grows with the square of the length, which would be its cube.
 
 Choices
 * M_{τ+1} is the stack's final hidden state: what the head would read, so after the norm on top (pre-norm), and after
   dropout. M goes through the embedding's dropout each time it enters.
 * Positions count inside a segment: R stands at -m..-1, tokens at 0..S-1, W at S..S+m-1 even where a classifier's last
-  segment is shorter. Learned positions are the tokens' alone.
+  segment is shorter. Learned positions are the tokens' alone. Where causal memories accumulate, all of a segment stands
+  m further than the segment before, so that each summary keeps its place (RoPE knows differences only).
 * Only full segments are written; a classifier's last segment ends with its sequence.
 * M_0 is m independent random vectors. The authors' code repeats one, so that only positions tell its slots apart.
+* Causal summaries meet the embedding's dropout once, and a cut of the gradient parts a segment from their keys and
+  values, too.
 * ``bptt_segments`` cuts the gradient at every so-many-th border. The paper's "BPTT depth" lets each segment reach the
   same number of segments back, at the price of computing segments several times.
 * Classification pools over all segments' tokens, or over the last memory; arXiv 2304.11062 has its loss on the last
@@ -81,7 +86,7 @@ class MatOptions(StackOptions):
     carry: bool = False
     """Hand the memory on from segment to segment (RMT)."""
     accumulate: bool = False
-    """Keep the memories of all segments, instead of the last."""
+    """Keep the memories of all segments, instead of the last; causal, as keys and values in every layer."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -101,7 +106,8 @@ class MatMemory(NamedTuple):
     """M_τ; without ``carry``, nothing."""
 
     slots: Float[Tensor, "B R D"] | None
-    """R = M rows; when they accumulate, M for the start and M for each segment."""
+    """M rows; where memories accumulate both ways, M for the start and M for each segment. (Causal, the layers keep
+    the older ones.)"""
 
 
 class MatRecurrence(StackRecurrence):
@@ -123,6 +129,7 @@ class MatRecurrence(StackRecurrence):
             )
         self.dropout = nn.Dropout(config.dropout)
         self.has_write_block = options.carry and (causal or options.accumulate)
+        self.keeps_all = options.accumulate and not causal
 
     def init_state(self, learned: Float[Tensor, "M D"] | None, batch_size: int) -> MatMemory:
         """M_0."""
@@ -163,7 +170,7 @@ class MatRecurrence(StackRecurrence):
         if changed is not None:
             # What accumulates is repeated for a sequence that is over: its last memory stays the last.
             written = torch.where(changed[:, None, None], written, self._last(state.slots))
-        if self.options.accumulate:
+        if self.keeps_all:
             written = torch.cat((piece.seen(state).slots, written), dim=1)
         return MatMemory(written)
 
@@ -175,14 +182,17 @@ class MatRecurrence(StackRecurrence):
         return None if state.slots is None else self._last(state.slots)
 
     def state_size(self, num_segments: int, num_open: int) -> int:
-        """M·D; times 1 + the number of segments when they accumulate."""
+        """M·D; times 1 + the number of segments where they accumulate both ways."""
         if not self.options.carry:
             return 0
-        return self.options.memory_len * self.config.width * (1 + num_segments * self.options.accumulate)
+        return self.options.memory_len * self.config.width * (1 + num_segments * self.keeps_all)
 
 
 class MatState(NamedTuple):
-    """Keys (rotated) and values of the open segment, as its next tokens and its write block will see them."""
+    """Keys (rotated) and values of the open segment, as its next tokens and its write block will see them.
+
+    Between segments nothing, or the summaries that have been read, where causal memories accumulate.
+    """
 
     keys: Float[Tensor, "B H K d"]
     """The read block and the tokens so far; of a bottleneck, the updated read block."""
@@ -209,6 +219,7 @@ class MatBlock(MemoryBlock):
         self.ffn = FeedForward(config)
         has_controller = options.form != "tokens"
         self.controller = TransformerBlock(config, TransformerOptions(), causal=causal) if has_controller else None
+        self.keeps_summaries = options.accumulate and causal
 
     def share(self, bottom: MemoryBlock) -> None:
         """One controller for all layers."""
@@ -225,6 +236,15 @@ class MatBlock(MemoryBlock):
         """No token of the segment yet."""
         nothing = empty_cache(self, batch_size)
         return MatState(nothing, nothing, nothing, nothing, num_open=0)
+
+    def close(self, state: MatState, batch_size: int) -> MatState:
+        """The summaries stay, where they accumulate; the tokens stand behind them."""
+        if not self.keeps_summaries:
+            return self.init_state(batch_size)
+        num_tokens = 0 if self.options.form == "bottleneck" else state.num_open
+        num_read = state.keys.shape[2] - num_tokens
+        keys, values, control_keys, control_values = (rows[:, :, :num_read] for rows in state[:-1])
+        return MatState(keys, values, control_keys, control_values, num_open=0)
 
     def forward(
         self, stream: Stream, state: MatState | None, mask: Bool[Tensor, "B T"] | None = None
@@ -257,7 +277,8 @@ class MatBlock(MemoryBlock):
         """Rows of one kind go through ``layer``, in sight of all kinds; and what the next piece will see of this."""
         x, rows = _join(stream)
         asking = rows.of(kind)
-        angles = self._angles(rows, num_open, x)
+        num_memory = rows.read + past.length - num_open
+        angles = self._angles(rows, num_open, num_memory, x)
         q, k, v = layer.project(layer.attend.before(x))
         y, cache = segment_attention(
             pick(rotate(q, angles), rows, asking),
@@ -269,7 +290,7 @@ class MatBlock(MemoryBlock):
             key_mask=mask,
             dropout=self._attention_dropout,
             probe=self.probe,
-            num_memory=rows.read + past.length - num_open,
+            num_memory=num_memory,
             blind=self.memory_off,
         )
         read, tokens, write = _finish(layer, pick(x, rows, asking), y).split(asking, dim=1)
@@ -296,10 +317,11 @@ class MatBlock(MemoryBlock):
     ) -> tuple[Float[Tensor, "B T D"], KeyValue]:
         """The tokens see the updated memory and nothing else; a causal one, only what has not heard the tokens."""
         x, rows = _join(memory._replace(tokens=tokens[:, :0], write=None if self.causal else memory.write))
+        num_memory = rows.read + past.length
         k, v = self.project.keys_and_values(self.attend.before(x))
-        cache = join([past, KeyValue(rotate(k, self._angles(rows, num_open, x)), v)])
+        cache = join([past, KeyValue(rotate(k, self._angles(rows, num_open, num_memory, x)), v)])
         q = self.project.queries(self.attend.before(tokens))
-        q = rotate(q, self._angles(Rows(0, tokens.shape[1], 0), num_open, x))
+        q = rotate(q, self._angles(Rows(0, tokens.shape[1], 0), num_open, num_memory, x))
         if self.probe is not None:
             self.probe.softmax("read", q, cache.keys)
         y = attention(q, *cache, dropout=self._attention_dropout)
@@ -309,23 +331,28 @@ class MatBlock(MemoryBlock):
     def _attention_dropout(self) -> float:
         return self.config.attention_dropout if self.training else 0.0
 
-    def _angles(self, rows: Rows, num_open: int, like: Tensor) -> Rotation | None:
-        """RoPE of the rows of a piece, by their places in the segment."""
+    def _angles(self, rows: Rows, num_open: int, num_memory: int, like: Tensor) -> Rotation | None:
+        """RoPE of the rows of a piece, by their places in the segment, behind ``num_memory`` rows of memory."""
         if not self.config.rotary:
             return None
         behind = self.options.block_len
         runs = ((-rows.read, 0), (num_open, num_open + rows.tokens), (behind, behind + rows.write))
         places = torch.cat([torch.arange(start, stop, device=like.device) for start, stop in runs])
+        if self.keeps_summaries:
+            places = places + (num_memory - self.options.memory_len)
         return rotation(places, self.config, like)
 
     def state_size(self, seq_len: int) -> int:
-        """2·D for each row that is seen again in a segment that is open, by each network that sees it; else nothing."""
+        """2·D for each row that is seen again, by each network that sees it.
+
+        These are the rows of an open segment, and all summaries that were read, where they stay.
+        """
         num_whole, num_open = divmod(seq_len, self.options.block_len)
-        num_read = self.options.memory_len * (1 + num_whole * self.options.accumulate)
+        num_read = self.options.memory_len * (num_whole * self.keeps_summaries + (num_open > 0))
         num_rows = num_read if self.options.form == "bottleneck" else num_read + num_open
         if self.controller is not None and self.options.carry:
             num_rows += num_read + num_open
-        return 2 * num_rows * self.config.width if num_open else 0
+        return 2 * num_rows * self.config.width
 
 
 def _join(stream: Stream) -> tuple[Float[Tensor, "B R D"], Rows]:

@@ -4,7 +4,8 @@ Causal (arXiv 2207.06881): the read block sees itself, a token the read block an
 block everything. Both ways: every row sees every row.
 
 Nothing but the write block looks at the write block, and tokens look at nothing behind them, so a segment may come in
-pieces: ``past`` holds the read block and the tokens that came before.
+pieces: ``past`` holds the read block and the tokens that came before. Memory of earlier segments may stand in front: of
+a causal call, every row sees it.
 """
 
 from typing import NamedTuple
@@ -61,12 +62,12 @@ def segment_attention(
         own: Keys and values of all rows.
         rows: All rows.
         asking: Those that ask, see :func:`pick`; None means all.
-        past: Keys and values of the same segment from the pieces before (may be empty).
+        past: Keys and values of the same segment from the pieces before, and of memory in front of it (may be empty).
         causal: See above.
         key_mask: True where a token is real. Tokens of a causal call do without, as padding stands on the right.
         dropout: On attention weights.
         probe: Records how tokens read the memory and how memory rows write.
-        num_memory: For both of these: how many of the keys, in front of all, are the read block's.
+        num_memory: For both of these: how many of the keys, in front of all, are memory.
         blind: Hide all memory rows from the tokens.
 
     Returns:
@@ -89,7 +90,7 @@ def segment_attention(
 
     outputs = []
     if read.shape[2]:
-        front = KeyValue(*(x[:, :, : rows.read] for x in own)) if causal else everything
+        front = KeyValue(*(x[:, :, : past.length + rows.read] for x in everything)) if causal else everything
         outputs.append(attention(read, *front, mask=None if causal else all_real, dropout=dropout))
     if tokens.shape[2]:
         seen = KeyValue(*(x[:, :, num_memory:] for x in cache)) if blind else cache

@@ -151,13 +151,17 @@ def _fam_state(options: Options, num_tokens: int) -> int:
 
 
 def _segment_cache(options: Options, num_tokens: int) -> int:
-    """Keys and values of the open segment, and of the memory tokens in front of it, by each network that needs them."""
+    """Keys and values of the open segment and the memory tokens in front of it, by each network that needs them.
+
+    Causal memories that accumulate stay there behind their segment.
+    """
     whole, num_open = divmod(num_tokens, SEGMENT)
     form = options.get("form", "tokens")
-    num_read = options["memory_len"] * (1 + whole if options.get("accumulate") else 1)
+    num_blocks = (whole if options.get("accumulate") else 0) + (num_open > 0)
+    num_read = options["memory_len"] * num_blocks
     for_tokens = num_read if form == "bottleneck" else num_read + num_open
     for_write_block = num_read + num_open if form != "tokens" and options["carry"] else 0
-    return 2 * WIDTH * (for_tokens + for_write_block) if num_open else 0
+    return 2 * WIDTH * (for_tokens + for_write_block)
 
 
 def _mat_layers(options: Options, depth: int) -> int:
@@ -179,9 +183,8 @@ def _refuses_mat(options: Options) -> bool:
 
 
 def _carried_slots(options: Options, num_tokens: int) -> int:
-    """One memory, or those of all segments behind the first."""
-    num_memories = 1 + num_tokens // SEGMENT if options.get("accumulate") else 1
-    return options["memory_len"] * WIDTH * num_memories if options["carry"] else 0
+    """One memory."""
+    return options["memory_len"] * WIDTH if options["carry"] else 0
 
 
 def _window_reach(memory_blocks: int) -> Callable[[int], float]:

@@ -153,24 +153,48 @@ def test_the_same_vectors_stand_at_both_ends() -> None:
 # ---- accumulation
 
 
-def test_summaries_accumulate_and_none_is_overwritten() -> None:
-    model = build("mat", **AUTOCOMPRESSOR)
-    tokens = random_tokens(2, 4 * SEGMENT)
-    before, after = slots(model(tokens[:, : 2 * SEGMENT])[1]), slots(model(tokens)[1])
-    assert before.shape == (2, 3 * 2, WIDTH)
-    assert after.shape == (2, 5 * 2, WIDTH)
-    assert torch.equal(after[:, : 3 * 2], before)
+def test_summaries_accumulate_both_ways_and_none_is_overwritten() -> None:
+    model = build("mat", **AUTOCOMPRESSOR, **BOTH_WAYS)
+    states = [model(random_tokens(2, count * SEGMENT))[1] for count in (2, 4)]
+    assert [slots(state).shape for state in states] == [(2, count * 2, WIDTH) for count in (3, 5)]
     assert model.learned_memory is not None
-    assert torch.equal(after[0, :2], model.learned_memory)
+    assert torch.equal(slots(states[1])[0, :2], model.learned_memory)
+
+
+@pytest.mark.parametrize("form", ["tokens", "controller", "bottleneck"])
+def test_causal_summaries_stay_in_the_layers_and_none_is_overwritten(form: str) -> None:
+    """A summary that saw one that came later would not be the same."""
+    model = build("mat", form=form, **AUTOCOMPRESSOR)
+    tokens = random_tokens(2, 4 * SEGMENT)
+    before, after = (model(tokens[:, : count * SEGMENT])[1] for count in (2, 4))
+    assert slots(before).shape == slots(after).shape == (2, 2, WIDTH)
+    for early, late in zip(before.layers, after.layers, strict=True):
+        assert early.keys.shape[2] == 2 * 2
+        assert late.keys.shape[2] == 4 * 2
+        for name in ("keys", "values", "control_keys", "control_values"):
+            kept = getattr(late, name)[:, :, : getattr(early, name).shape[2]]
+            assert torch.allclose(kept, getattr(early, name), rtol=0, atol=1e-13)
 
 
 def test_every_summary_is_read_by_every_later_segment() -> None:
     model = build("mat", depth=1, **AUTOCOMPRESSOR)
     _, state = model(random_tokens(1, 3 * SEGMENT))
-    summaries = slots(state).detach().requires_grad_()
-    logits, _ = model(random_tokens(1, 1), None, state._replace(memory=state.memory._replace(slots=summaries)))
-    (gradient,) = torch.autograd.grad(logits.square().sum(), summaries)
-    assert gradient[0].abs().sum(dim=-1).min() > 0
+    (layer,) = state.layers
+    values, newest = layer.values.detach().requires_grad_(), slots(state).detach().requires_grad_()
+    memory = state.memory._replace(slots=newest)
+    logits, _ = model(random_tokens(1, 1), None, state._replace(layers=(layer._replace(values=values),), memory=memory))
+    of_values, of_newest = torch.autograd.grad(logits.square().sum(), (values, newest))
+    assert of_values.shape[2] == 3 * 2
+    assert of_values[0].abs().sum(dim=(0, 2)).min() > 0
+    assert of_newest[0].abs().sum(dim=-1).min() > 0
+
+
+def test_a_cut_parts_a_segment_from_the_summaries_in_the_layers() -> None:
+    model = build("mat", bptt_segments=2, **AUTOCOMPRESSOR)
+    tokens = distinct_tokens(1, 5 * SEGMENT)
+    heard = token_gradients(model, tokens, model(tokens)[0][0, 3 * SEGMENT].square().sum())[0].abs().sum(dim=-1)
+    assert torch.count_nonzero(heard[: 2 * SEGMENT]) == 0
+    assert heard[2 * SEGMENT : 3 * SEGMENT].min() > 0
 
 
 def test_a_write_block_is_the_learned_one_where_memories_accumulate() -> None:

@@ -89,11 +89,11 @@ def test_state_of_rmt_is_smaller_than_the_table_says() -> None:
     assert 102_400 * 12 * 2 == 2_457_600
 
 
-def test_state_of_autocompressors_is_smaller_than_the_table_says() -> None:
-    """d_model p (m + 1) l, where l layers are counted; what is handed on are the rows on top of the stack."""
+def test_state_of_autocompressors_is_larger_than_the_table_says() -> None:
+    """d_model p (m + 1) l: rows of m + 1 segments, by l layers; here each layer has a key and a value of m of them."""
     model = paper_model("mat", block_len=2048, memory_len=50, carry=True, accumulate=True, **INFINI)
     for num_segments in (1, 4, 260):
-        assert model.state_size(num_segments * 2048) == 1024 * 50 * (num_segments + 1)
+        assert model.state_size(num_segments * 2048) == 1024 * 50 * (2 * num_segments * 12 + 1)
 
 
 # ---- Luna (arXiv 2106.01540)

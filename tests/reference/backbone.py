@@ -236,7 +236,7 @@ def walk(variant: SegmentWalk, model: Any, tokens: list[int]) -> tuple[Rows, Row
         outputs += out
         memory = written if is_whole else memory
     if memory:
-        states[-1]["slots"] = torch.stack(memory)
+        states[-1].setdefault("slots", torch.stack(memory))
     return outputs, variant.slots(model, memory), states
 
 

@@ -5,10 +5,12 @@
 
 A row's kind and its place decide what it sees; rows that nobody writes or reads are not there. With a controller, a
 row's kind also decides by whose weights it looks at what it sees; through a bottleneck, tokens see updated memory only.
+Memories that accumulate go through all layers again in each segment; causal, none sees a later one.
 """
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from tests.reference.backbone import (
@@ -36,6 +38,14 @@ class Row(NamedTuple):
     kind: str
     place: int
     x: Tensor
+    writer: int = 0
+    """Of the read block: the segment that wrote the row, from 1; 0 is the start."""
+    is_constant: bool = False
+    """Whether the row went up before the last cut of the gradient, so that its keys and values are constants."""
+
+    def detached(self, x: Tensor) -> Tensor:
+        """What a layer makes of the row."""
+        return x.detach() if self.is_constant else x
 
 
 def sees(query: Row, key: Row, *, causal: bool) -> bool:
@@ -43,7 +53,7 @@ def sees(query: Row, key: Row, *, causal: bool) -> bool:
     if not causal or query.kind == "write":
         return True
     if query.kind == "read":
-        return key.kind == "read"
+        return key.kind == "read" and key.writer <= query.writer
     return key.kind == "read" or (key.kind == "token" and key.place <= query.place)
 
 
@@ -53,8 +63,8 @@ def update(network: Layer, asking: list[Row], shown: list[Row]) -> tuple[list[Ro
     keys, values = [], []
     for row in shown:
         _, k, v = project(p.under("project"), before(p.under("attend"), row.x, config), config)
-        keys.append(rotate(k, row.place, config))
-        values.append(v)
+        keys.append(row.detached(rotate(k, row.place, config)))
+        values.append(row.detached(v))
 
     above = []
     for row in asking:
@@ -62,7 +72,7 @@ def update(network: Layer, asking: list[Row], shown: list[Row]) -> tuple[list[Ro
         seen = [i for i, other in enumerate(shown) if sees(row, other, causal=network.causal)]
         mixed = attend(rotate(q, row.place, config), [keys[i] for i in seen], [values[i] for i in seen])
         y = linear(p.under("project.out"), mixed)
-        above.append(row._replace(x=feed(network, after(p.under("attend"), row.x, y, config))))
+        above.append(row._replace(x=row.detached(feed(network, after(p.under("attend"), row.x, y, config)))))
     kept = [i for i, row in enumerate(shown) if row.kind != "write"]
     return above, {"keys": stack([keys[i] for i in kept]), "values": stack([values[i] for i in kept])}
 
@@ -101,9 +111,17 @@ def segment(model: Any, tokens: Rows, memory: Rows, *, is_whole: bool) -> Segmen
     behind: Rows = []
     if is_whole and options.carry and (model.causal or options.accumulate):
         behind = learned if options.accumulate else memory
-    rows = [Row("read", i - len(front), x) for i, x in enumerate(front)]
-    rows += [Row("token", i, x) for i, x in enumerate(tokens)]
-    rows += [Row("write", options.block_len + i, x) for i, x in enumerate(behind)]
+    stays = model.causal and options.accumulate
+    # A summary that stays keeps its place, and what comes later stands further on.
+    shift = len(front) - options.memory_len if stays else 0
+    writers = [i // options.memory_len for i in range(len(front))]
+    last_cut = writers[-1] // options.bptt_segments * options.bptt_segments if stays and options.bptt_segments else 0
+    rows = [
+        Row("read", shift + i - len(front), x, writer, is_constant=writer < last_cut)
+        for i, (x, writer) in enumerate(zip(front, writers, strict=True))
+    ]
+    rows += [Row("token", shift + i, x) for i, x in enumerate(tokens)]
+    rows += [Row("write", shift + options.block_len + i, x) for i, x in enumerate(behind)]
 
     caches: list[dict[str, Tensor]] = []
     for layer, controller in zip(layers(model), controllers(model), strict=True):
@@ -111,14 +129,16 @@ def segment(model: Any, tokens: Rows, memory: Rows, *, is_whole: bool) -> Segmen
         caches.append(cache)
     states: list[dict[str, Any]] = [cache | {"num_open": len(tokens)} for cache in caches]
     if is_whole:
-        # Nothing of a segment stays in the layers behind its end.
-        states = [{name: value[:, :0] for name, value in cache.items()} | {"num_open": 0} for cache in caches]
+        # Nothing of a segment stays in the layers behind its end but summaries.
+        kept = len(front) if stays else 0
+        states = [{name: value[:, :kept] for name, value in cache.items()} | {"num_open": 0} for cache in caches]
 
     if is_whole and options.carry:
         writer = "write" if behind else "read"
         written = final_norm(model, [row.x for row in rows if row.kind == writer])
         memory = [*memory, *written] if options.accumulate else written
-    return SegmentOutcome([row.x for row in rows if row.kind == "token"], memory, [*states, {}])
+    last: dict[str, Any] = {"slots": torch.stack(slots(model, memory))} if stays else {}
+    return SegmentOutcome([row.x for row in rows if row.kind == "token"], memory, [*states, last])
 
 
 def slots(model: Any, memory: Rows) -> Rows:
