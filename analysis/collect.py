@@ -3,21 +3,28 @@
     python -m analysis.collect overview                    # results/studies/overview/*.csv
     python -m analysis.collect overview --drop 20c93696ac  # without a run, or the runs of a setting
 
-Rows of runs that the store no longer has are kept. What is dropped is named. Of a study that measures speed
+Rows of runs that the store no longer has are kept, and where another study has committed the same run, its rows are
+copied: studies share runs. What is dropped is named. Of a study that measures speed
 (mode=bench) it is the rows of ``bench.csv`` that carry its label.
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from analysis.bench_files import live_bench, merge_bench, read_bench, refuse_mixed_rows, write_bench
-from analysis.studies import live_tables, load_study, refuse_mixed
-from analysis.study_files import merge, read_study, typed_table, write_study
-from experiments.results import load_jobs
+from analysis.studies import live_tables, load_study, refuse_mixed, unmatched_jobs
+from analysis.study_files import KEYS, cell_text, committed_studies, merge, read_study, typed_table, write_study
+from experiments.results import find_same, load_jobs
+
+if TYPE_CHECKING:
+    from experiments.results import StudyJob, StudyPlan
 
 
 def collect(
@@ -50,6 +57,8 @@ def collect(
     kept = read_study(name, committed)
     new = live_tables(plan, root, kept=kept["runs"])
     tables = merge(kept, new)
+    shared = _shared_tables(plan, tables["runs"], committed)
+    tables = merge(tables, shared)
     runs, lines = tables["runs"], []
     for digits in drop:
         gone = [str(row.run_id) for row in runs.itertuples() if _is_named(row, digits)] if len(runs) else []
@@ -65,7 +74,35 @@ def collect(
     paths = write_study(name, tables, committed)
     old = len(kept["runs"]) - len(set(kept["runs"].get("run_id", ())) & set(new["runs"].get("run_id", ())))
     lines += [f"wrote {path.parent.name}/{path.name}: {len(tables[path.stem]):,} rows" for path in paths]
+    if len(shared["runs"]):
+        lines.append(f"{len(shared['runs'])} runs copied from other studies' files")
     return [*lines, f"{len(new['runs'])} runs from the store, {old} kept as they were"]
+
+
+def _shared_tables(plan: StudyPlan, runs: pd.DataFrame, committed: Path | None) -> dict[str, pd.DataFrame]:
+    """Rows of the same runs in other studies' committed files, for jobs that have none, labelled as this study's."""
+    found: dict[str, list[pd.DataFrame]] = {kind: [] for kind in KEYS}
+    missing = unmatched_jobs(plan, typed_table(runs))
+    for name in committed_studies(committed):
+        if name == plan.name or not missing:
+            continue
+        tables, foreign = read_study(name, committed), set(load_jobs(name).varied) - {"arm"}
+        jobs = {run_id: missing[at] for at, run_id in find_same(plan, missing, typed_table(tables["runs"])).items()}
+        for kind, table in tables.items():
+            own = table[table["run_id"].isin(list(jobs))] if len(table) else table
+            if kind == "runs":
+                own = pd.DataFrame([_relabelled(row, jobs[row["run_id"]], foreign) for _, row in own.iterrows()])
+            found[kind].append(own)
+        missing = [job for job in missing if job not in jobs.values()]
+    parts = {kind: [table for table in tables if len(table)] for kind, tables in found.items()}
+    return {kind: pd.concat(tables).fillna("") if tables else pd.DataFrame() for kind, tables in parts.items()}
+
+
+def _relabelled(row: pd.Series, job: StudyJob, foreign: Collection[str]) -> dict[str, str]:
+    """A row of runs.csv with the settings of this study's job instead of the other study's."""
+    cells = {str(name): cell for name, cell in row.items() if name not in foreign}
+    settings = {name: cell_text(value) for name, value in job.settings.items()}
+    return {**cells, **settings, "variant": job.variant, "arm": job.arm or ""}
 
 
 def _collect_bench(

@@ -264,7 +264,7 @@ def live_tables(
     known = own[own["scale"] == plan.scale].join(settings)
     if kept is not None and len(kept):
         known = pd.concat([known, typed_table(kept[kept["scale"] == plan.scale])])
-    missing = _unmatched(plan, known)
+    missing = unmatched_jobs(plan, known)
     shared = find_same(plan, missing, everything.drop(own.index))
     jobs = {run_id: missing[position] for position, run_id in shared.items()}
     others = everything[everything["run_id"].isin(list(jobs))]
@@ -303,14 +303,14 @@ def _blank_other_settings(runs: pd.DataFrame, plan: StudyPlan) -> pd.DataFrame:
 def _missing(plan: StudyPlan, runs: pd.DataFrame) -> pd.DataFrame:
     """Jobs without a run, as a frame."""
     rows = []
-    for job in _unmatched(plan, runs):
+    for job in unmatched_jobs(plan, runs):
         settings = {key: cell_text(value) if isinstance(value, list) else value for key, value in job.settings.items()}
         labels = {"variant": job.variant, "task": job.task, "seed": job.seed, "arm": job.arm}
         rows.append({**labels, **settings, "command": job.command})
     return pd.DataFrame(rows, columns=["variant", "task", "seed", *plan.varied, "command"])
 
 
-def _unmatched(plan: StudyPlan, runs: pd.DataFrame) -> list[Any]:
+def unmatched_jobs(plan: StudyPlan, runs: pd.DataFrame) -> list[StudyJob]:
     """Jobs that no run is labelled as: of the same arm, and of the settings that the job names."""
     done: dict[tuple[str, ...], list[dict[str, str]]] = {}
     for row in runs.reindex(columns=["variant", "task", "seed", *plan.varied]).to_dict("records"):

@@ -71,6 +71,11 @@ def read_study(name: str, committed: Path | None = None) -> dict[str, pd.DataFra
     return tables
 
 
+def committed_studies(committed: Path | None = None) -> list[str]:
+    """Names of the studies that have committed runs."""
+    return sorted(path.parent.name for path in (committed or STUDIES).glob("*/runs.csv"))
+
+
 def merge(kept: Mapping[str, pd.DataFrame], new: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """Files of a study with the rows of some runs replaced or added; all other rows stay."""
     ids = set(new["runs"].get("run_id", ()))

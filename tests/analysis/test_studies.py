@@ -237,6 +237,27 @@ def test_a_run_of_another_study_counts_when_it_is_the_same_run(store: Path) -> N
     assert runs["study"].tolist() == ["widths", "widths", "other"]
 
 
+def test_rows_that_another_study_has_committed_are_copied(store: Path) -> None:
+    """So that a shared run need not be in the store any more, under this study's labels and settings."""
+    job = studies.study_plan("curves").jobs[0]
+    assert (job.arm, job.model, job.seed) == ("slow", "luna", 0)
+    same = studies.config_hash(job.overrides, "generated", "ab", precision="32")
+    shutil.rmtree(store / "runs")
+    for seed in (0, 1):
+        write_run(store, model="luna", seed=seed, config_hash=same)
+    committed = store.parent / "studies"
+    collect("widths", root=store, committed=committed)
+    shutil.rmtree(store / "runs")
+    lines = collect("curves", root=store, committed=committed)
+    assert lines[-2:] == ["2 runs copied from other studies' files", "0 runs from the store, 0 kept as they were"]
+    study = load_study("curves", root=store, committed=committed, live=False)
+    assert study.runs[["study", "arm", "variant", "trainer.learning_rate"]].values.tolist() == [
+        ["widths", "slow", "luna", 0.001]
+    ] * 2
+    assert set(study.slices["arm"]) == {"slow"}
+    assert collect("curves", root=store, committed=committed)[-1] == "0 runs from the store, 2 kept as they were"
+
+
 def test_an_empty_store_is_a_study_that_lacks_everything(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     study = load(tmp_path / "store")
