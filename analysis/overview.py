@@ -17,12 +17,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.arms import only_task
+from analysis.marks import floor_line, mean_point, mean_with_interval
 from analysis.matrix import scored, tasks_of, variants_of
-from analysis.panels import floor_line, one_legend, words
+from analysis.panels import one_legend, words
 from analysis.recall import recall_by_length, recall_by_pairs, written_between
 from analysis.statistics import mean_interval
 from analysis.studies import Study
-from analysis.style import colour, marker, mean_with_interval, missing_note
+from analysis.style import drawn, missing_note
 
 
 def scores_figure(study: Study) -> Figure:
@@ -54,8 +55,7 @@ def _dots(axes: Axes, rows: pd.DataFrame, variants: Sequence[str]) -> None:
                 0.5, place, "not run", transform=axes.get_yaxis_transform(), fontsize=6, color="grey", va="center"
             )
             continue
-        spread = None if found.n < 2 else [[found.mean - found.low], [found.high - found.mean]]
-        axes.errorbar([found.mean], [place], xerr=spread, fmt=marker(variant), color=colour(variant), ms=5, capsize=2)
+        mean_point(axes, place, found, {**drawn(variant), "markersize": 5}, across=True)
         axes.text(1.01, place, f"n = {found.n}", transform=axes.get_yaxis_transform(), fontsize=6, va="center")
     floor = pd.to_numeric(rows["floor"]).dropna()
     if len(floor):

@@ -1,4 +1,4 @@
-"""Parts that figures of several papers share: levels and floors, one legend, differences to a reference, words."""
+"""Parts that figures of several papers share: orders, one legend, differences to a reference, words."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.marks import mean_point
 from analysis.readme import markdown
 from analysis.statistics import Difference, Interval, bold, count_text, difference, interval_text, mean_interval
 from analysis.studies import Study
-from analysis.style import colour, drawn, mean_with_interval, missing_note
+from analysis.style import drawn, missing_note
 
 #: Headline of all tasks of classification.
 ACCURACY = "test/accuracy"
@@ -51,43 +52,6 @@ def in_order(frame: pd.DataFrame, variants: Sequence[str], *by: str) -> pd.DataF
         return frame
     place = frame["variant"].map({name: at for at, name in enumerate(variants)}).fillna(len(variants))
     return frame.assign(_place=place).sort_values(["_place", *by], kind="stable").drop(columns="_place")
-
-
-def mean_line(ax: Axes, means: pd.DataFrame, x: str, variant: str) -> None:
-    """A variant's line through means that are known already, with a band for their intervals.
-
-    Args:
-        ax: to draw into.
-        means: columns ``x`` and those of :class:`analysis.statistics.Interval`.
-        x: column of places.
-        variant: whose look it has, and its label.
-    """
-    means = means[means["n"] > 0].sort_values(x)
-    if means.empty:
-        return
-    ax.plot(means[x], means["mean"], label=variant, **drawn(variant))
-    if (means["n"] > 1).any():
-        ax.fill_between(means[x], means["low"], means["high"], color=colour(variant), alpha=0.18, linewidth=0)
-
-
-def level(ax: Axes, found: Interval, variant: str, ends: tuple[float, float]) -> None:
-    """A variant that has no place on the x axis: its mean as a line across, with a band for its interval.
-
-    Args:
-        ax: to draw into.
-        found: its mean; nothing is drawn of none.
-        variant: whose look it has, and its label.
-        ends: the least and the greatest x, where its markers stand.
-    """
-    rows = [{"x": end, **found._asdict()} for end in ends]
-    mean_line(ax, pd.DataFrame(rows), "x", variant)
-
-
-def floor_line(ax: Axes, runs: pd.DataFrame) -> None:
-    """The trivial floor of the task as a thin grey line; nothing where there is none, or where they differ."""
-    floors = set(runs["floor"].dropna()) if "floor" in runs else set()
-    if len(floors) == 1:
-        ax.axhline(float(floors.pop()), color="0.6", linewidth=0.8, zorder=0, label="trivial floor")
 
 
 def legend_above(figure: Figure, axes: Axes, *, ncols: int, fontsize: int = 7) -> None:
@@ -134,22 +98,6 @@ def _seed_counts(runs: pd.DataFrame, by: str) -> dict[str, str]:
 def say(ax: Axes, text: str) -> None:
     """Words where a panel has no point."""
     ax.text(0.5, 0.5, text, ha="center", transform=ax.transAxes, color="#661100")
-
-
-def lines_by_size(ax: Axes, rows: pd.DataFrame, x: str, y: str, by: str, label: str) -> None:
-    """Means over seeds with their band for each size of an arm, from small to large.
-
-    Args:
-        ax: to draw into.
-        rows: columns ``by``, ``x``, ``y`` and ``seed``; nothing is drawn of none.
-        x: column of places.
-        y: column of values.
-        by: column of sizes.
-        label: with a place for the size, ``{:g} slots``.
-    """
-    if by in rows and rows[by].notna().any():
-        sized = rows.dropna(subset=by).sort_values(by, kind="stable")
-        mean_with_interval(ax, sized.assign(label=sized[by].map(label.format)), x, y, "label")
 
 
 def missing_notes(figure: Figure, *studies: Study) -> None:
@@ -220,7 +168,10 @@ def difference_figure(
     for axes, task in zip(panels, tasks, strict=True):
         axes.axvline(0, color="0.6", linewidth=0.8, zorder=0)
         for row in found[found["task"] == task].to_dict("records"):
-            _whisker(axes, row, places[row[by]], str(variants[row[by]]))
+            points = Interval(100 * row["mean"], 100 * row["low"], 100 * row["high"], row["n"])
+            mean_point(axes, places[row[by]], points, drawn(str(variants[row[by]])), across=True)
+            number, place = f"n = {row['n']:.0f}", (points.mean, places[row[by]])
+            axes.annotate(number, place, (0, 6), textcoords="offset points", ha="center", fontsize=7)
         axes.set(title=task, xlabel=f"accuracy less {reference}'s, points")
         axes.set_yticks(list(places.values()), [(labels or {}).get(name, name) for name in names])
         axes.set_ylim(-len(names) + 0.4, 0.7)
@@ -228,15 +179,6 @@ def difference_figure(
         axes.grid(axis="x", alpha=0.25)
     missing_note(figure, study)
     return figure
-
-
-def _whisker(axes: Axes, row: Mapping[str, float], place: float, variant: str) -> None:
-    look = {**drawn(variant), "linestyle": "none"}
-    mean = 100 * row["mean"]
-    axes.plot([mean], [place], **look)
-    if row["n"] > 1:
-        axes.hlines(place, 100 * row["low"], 100 * row["high"], color=colour(variant), linewidth=1.2)
-    axes.annotate(f"n = {row['n']:.0f}", (mean, place), (0, 6), textcoords="offset points", ha="center", fontsize=7)
 
 
 def difference_table(

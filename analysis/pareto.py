@@ -15,12 +15,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
+from analysis.marks import mean_point
 from analysis.matrix import aggregates, variants_of
 from analysis.panels import legend_above, words
 from analysis.readme import markdown
 from analysis.statistics import Interval, interval_text
 from analysis.studies import Study
-from analysis.style import colour, marker, missing_note
+from analysis.style import drawn, missing_note
 
 #: What a point of the front is judged by, and whether more of it is better.
 OBJECTIVES: Mapping[str, bool] = {"score": True, "tokens_per_second": True, "state_size": False}
@@ -137,14 +138,12 @@ def pareto_figure(scores: Study, costs: Study) -> Figure:
 def _panel(axes: Axes, points: pd.DataFrame, column: str, unit: int) -> None:
     """A point and an interval for each variant; a ring around those of the front."""
     for row in points.to_dict("records"):
-        shade, place = colour(row["variant"]), [row[column] / unit]
-        label = f"{row['variant']} (n = {row['n']})"
-        axes.plot(place, [row["score"]], marker(row["variant"]), color=shade, label=label)
-        if row["n"] > 1:
-            axes.vlines(place, row["score_low"], row["score_high"], linewidth=1, color=shade)
+        place, found = row[column] / unit, Interval(row["score"], row["score_low"], row["score_high"], row["n"])
+        look = {**drawn(row["variant"]), "markersize": 6, "label": f"{row['variant']} (n = {row['n']})"}
+        mean_point(axes, place, found, look)
         if row["front"]:
             axes.plot(
-                place, [row["score"]], linestyle="none", marker="o", ms=13, mfc="none", mec="black", label="_front"
+                [place], [found.mean], linestyle="none", marker="o", ms=13, mfc="none", mec="black", label="_front"
             )
 
 

@@ -9,17 +9,14 @@ makes them; it is never left empty without a word.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.published import setting_values
-from analysis.statistics import count_text, intervals
+from analysis.statistics import count_text
 from analysis.studies import Study
 from experiments.results import scaled_down
 
@@ -116,73 +113,6 @@ def line(variant: str) -> str:
 def drawn(variant: str) -> dict[str, Any]:
     """What ``Axes.plot`` is told of a variant."""
     return {"color": colour(variant), "marker": marker(variant), "linestyle": line(variant), "markersize": 4}
-
-
-def mean_with_interval(
-    ax: Axes,
-    frame: pd.DataFrame,
-    x: str,
-    y: str,
-    by: str = "variant",
-    *,
-    show_n: bool = True,
-    looks: Mapping[str, Mapping[str, Any]] | None = None,
-) -> None:
-    """A line for each group through means over seeds, and a band for the 95 % bootstrap interval over seeds.
-
-    Where a seed has several rows at one x (depths, operations), their mean counts. One seed has no band.
-
-    Args:
-        ax: to draw into.
-        frame: columns ``x, y, seed`` and ``by``.
-        x: column of places.
-        y: column of scores.
-        by: column of groups; variants have their own looks, other groups one after the other.
-        show_n: say behind each name how many seeds there are.
-        looks: what ``Axes.plot`` is told of a group, for groups that are arms of one variant.
-    """
-    seeds = frame.groupby([by, x, "seed"], sort=False, as_index=False)[y].mean()
-    names = list(dict.fromkeys(frame[by]))
-    for number, name in enumerate(names):
-        look = (looks or {}).get(name) or drawn(str(name) if by == "variant" else list(COLOURS)[number % len(COLOURS)])
-        means = intervals(seeds[seeds[by] == name], y, [x]).sort_values(x)
-        means = means[means["n"] > 0]
-        ax.plot(
-            means[x], means["mean"], label=f"{name}  (n = {count_text(means['n'])})" if show_n else str(name), **look
-        )
-        if (means["n"] > 1).any():
-            ax.fill_between(means[x], means["low"], means["high"], color=look["color"], alpha=0.18, linewidth=0)
-
-
-def mark_published(ax: Axes, rows: pd.DataFrame, x: str | None = None, *, share: bool = True) -> None:
-    """A paper's own numbers: hollow markers joined by dashes, or dashed lines across where there is no x.
-
-    Args:
-        ax: to draw into.
-        rows: of :func:`analysis.published.published`.
-        x: setting whose value is the place of a number, such as ``memory_len``.
-        share: the axis is in shares: numbers in per cent are divided by 100.
-
-    Raises:
-        ValueError: there are no numbers, or some have no such setting.
-    """
-    if rows.empty:
-        raise ValueError("no published numbers to mark: leave the call out where a paper has none")
-    values = rows["value"].where(rows["unit"] != "%", rows["value"] / 100) if share else rows["value"]
-    for (paper, model), own in rows.assign(value=values).groupby(["paper", "model"], sort=False):
-        variant = next((name for name in own["variant"] if name), str(model))
-        label = f"{model}, {paper} (published)"
-        if x is None:
-            for value in own["value"]:
-                ax.axhline(value, color=colour(variant), linestyle="--", linewidth=1, label=label)
-                label = "_"
-            continue
-        places = pd.to_numeric(setting_values(own, x), errors="coerce")
-        if places.isna().any():
-            raise ValueError(f"published numbers of {model} in {paper} have no setting {x!r}: choose other rows")
-        order = places.to_numpy(float).argsort(kind="stable")
-        look = {**drawn(variant), "linestyle": "--", "markerfacecolor": "none", "linewidth": 1}
-        ax.plot(places.iloc[order], own["value"].iloc[order], label=label, **look)
 
 
 def missing_note(figure: Figure, study: Study) -> None:

@@ -26,12 +26,13 @@ from analysis.arms import (
     step_ratios,
 )
 from analysis.heads import heads_figure
-from analysis.panels import floor_line, legend_above, words
+from analysis.marks import floor_line, mark_published, mean_with_interval
+from analysis.panels import legend_above, words
 from analysis.passkey import cells, maps_figure
 from analysis.published import published, setting_values
 from analysis.readme import markdown
 from analysis.studies import Study
-from analysis.style import colour, drawn, mark_published, mean_with_interval, missing_note
+from analysis.style import colour, drawn, missing_note
 
 #: Arms of ``fam_passkey`` as the paper calls them.
 WINDOWS = {f"m{blocks}": f"M{blocks}" for blocks in (0, 1, 2, 3, 4, 6, 8, 10, 12)}

@@ -13,22 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.arms import MEMORY, rows_where, sized
-from analysis.panels import (
-    ACCURACY,
-    add_scores,
-    difference_figure,
-    difference_table,
-    floor_line,
-    in_order,
-    level,
-    mean_line,
-    one_legend,
-    words,
-)
+from analysis.marks import floor_line, level, mean_line, mean_point, mean_with_interval
+from analysis.panels import ACCURACY, add_scores, difference_figure, difference_table, in_order, one_legend, words
 from analysis.readme import markdown
-from analysis.statistics import interval_text, intervals, mean_interval
+from analysis.statistics import Interval, interval_text, intervals, mean_interval
 from analysis.studies import Study
-from analysis.style import colour, drawn, mean_with_interval, missing_note
+from analysis.style import drawn, missing_note
 
 #: The arms of ``filtered_decomposition`` in their order, and what each has that ``luna_shared`` has not.
 CHANGES = {
@@ -267,9 +257,7 @@ def _draw_temperatures(axes: Axes, runs: pd.DataFrame, look: str, shift: float) 
     if runs.empty:
         return
     means = intervals(runs, ACCURACY, [PACKING])
-    places = [PACKINGS.index(str(name)) + shift for name in means[PACKING]]
     label = str(runs["unpacking"].iloc[0])
-    axes.plot(places, means["mean"], label=label, **{**drawn(look), "linestyle": "none", "markersize": 6})
-    for place, row in zip(places, means.to_dict("records"), strict=True):
-        if row["n"] > 1:
-            axes.vlines(place, row["low"], row["high"], color=colour(look), linewidth=1.2)
+    for temperature, *found in means.itertuples(index=False):
+        point = {**drawn(look), "markersize": 6, "label": label}
+        mean_point(axes, PACKINGS.index(str(temperature)) + shift, Interval(*found), point)

@@ -16,13 +16,14 @@ from matplotlib.figure import Figure
 
 from analysis.arms import bits_label, longest, only_arms, plain_ticks, score_table
 from analysis.heads import heads_figure
-from analysis.panels import floor_line, legend_above, words
+from analysis.marks import floor_line, mark_published, mean_with_interval
+from analysis.panels import legend_above, words
 from analysis.passkey import cells
 from analysis.published import published, setting_values
 from analysis.readme import markdown
 from analysis.statistics import headline, interval_text, mean_interval
 from analysis.studies import Study
-from analysis.style import colour, drawn, mark_published, mean_with_interval, missing_note
+from analysis.style import colour, drawn, missing_note
 
 #: Arms of ``infini_passkey``.
 ARMS = {

@@ -14,15 +14,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.arms import MEMORY, sized, step_ratios
+from analysis.marks import floor_line, level, mark_published, mean_line, mean_point
 from analysis.panels import (
     ACCURACY,
     add_scores,
     difference_figure,
     difference_table,
-    floor_line,
     in_order,
-    level,
-    mean_line,
     missing_notes,
     one_legend,
 )
@@ -30,7 +28,7 @@ from analysis.published import published, setting_values
 from analysis.readme import markdown
 from analysis.statistics import Interval, aggregate, count_text, mean_interval
 from analysis.studies import Study
-from analysis.style import colour, drawn, mark_published, marker, missing_note
+from analysis.style import colour, drawn, missing_note
 
 TASKS = {
     "lra_listops": "ListOps",
@@ -374,7 +372,7 @@ def _paper_bubbles() -> pd.DataFrame:
     table = rows.pivot(index="model", columns="metric", values="value").reset_index(names="name")
     table = table.rename(columns={"relative_speed": "speed", "relative_memory": "memory"})
     named = [variants[name] or name for name in table["name"]]
-    return table.assign(variant=named, mean=table["mean_accuracy"] / 100, n=1)
+    return table.assign(variant=named, mean=table["mean_accuracy"] / 100, low=np.nan, high=np.nan, n=1)
 
 
 def _draw_bubbles(axes: Axes, rows: pd.DataFrame, *, hollow: bool = False) -> None:
@@ -384,9 +382,9 @@ def _draw_bubbles(axes: Axes, rows: pd.DataFrame, *, hollow: bool = False) -> No
         line, face = ("--", "none") if hollow else ("-", own)
         area = (40 * row["memory"]) ** 2
         axes.scatter(x, y, area, facecolor=face, edgecolor=own, alpha=1 if hollow else 0.25, linestyle=line)
-        axes.plot(x, y, color=own, marker=marker(row["variant"]), markersize=4, markerfacecolor=face, linestyle="none")
-        if row["n"] > 1:
-            axes.vlines(x, row["low"], row["high"], color=own, linewidth=1)
+        mean_point(
+            axes, x[0], Interval(*(row[name] for name in Interval._fields)), {**drawn(row["variant"]), "mfc": face}
+        )
         side = "right" if _has_neighbour(rows, row["speed"], row["mean"]) else "left"
         shift = (-5 if side == "right" else 5, -2)
         axes.annotate(row["name"], (x[0], y[0]), shift, textcoords="offset points", fontsize=7, ha=side)

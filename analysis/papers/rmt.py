@@ -11,12 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.arms import MEMORY, plain_ticks, rows_where, sized
-from analysis.panels import floor_line, in_order, level, lines_by_size, one_legend, say
+from analysis.marks import floor_line, level, lines_by_size, mark_published, mean_with_interval
+from analysis.panels import in_order, one_legend, say
 from analysis.published import published, setting_values
 from analysis.readme import markdown
 from analysis.statistics import interval_text, mean_interval
 from analysis.studies import Study
-from analysis.style import COLOURS, drawn, mark_published, mean_with_interval, missing_note
+from analysis.style import COLOURS, drawn, missing_note
 
 OPS = {"copy": "copy", "reverse": "reverse", "associative": "associative retrieval"}
 FACTS = {"memorize": "memorise", "detect": "detect and memorise", "reasoning": "reasoning"}

@@ -22,9 +22,9 @@ from analysis.arms import (
     step_ratios,
 )
 from analysis.heads import heads_figure
+from analysis.marks import mean_with_interval
 from analysis.passkey import cells, maps_figure, seed_scores
 from analysis.published import published
-from analysis.style import mean_with_interval
 from tests.analysis.papers.made_studies import made_study
 
 

@@ -53,8 +53,9 @@ def test_scores_have_a_dot_an_interval_and_a_floor_for_each_task() -> None:
     figure = scores_figure(made("overview", lambda job: (job.variant, job.task) != ("fam", "lra_text")))
     assert [axes.get_title() for axes in figure.axes] == ["lra_listops", "lra_text", "passkey"]
     listops, text, _ = figure.axes
-    (dots,) = [c for c in listops.containers if c[0].get_color() == "#000000"]
-    assert dots[0].get_xdata() == pytest.approx([0.302])
+    (dot,) = [line for line in listops.lines if line.get_color() == "#000000"]
+    assert dot.get_xdata() == pytest.approx([0.302])
+    assert len(listops.collections) == len(ORDER), "whiskers"
     assert [label.get_text() for label in listops.get_yticklabels()] == list(ORDER)
     (floor,) = [line for line in listops.lines if str(line.get_color()) == "0.6"]
     assert list(np.asarray(floor.get_xdata())) == [0.2, 0.2]

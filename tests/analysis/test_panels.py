@@ -7,17 +7,8 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from analysis.panels import (
-    ALL,
-    add_scores,
-    differences,
-    floor_line,
-    in_order,
-    level,
-    lines_by_size,
-    missing_notes,
-    one_legend,
-)
+from analysis.marks import floor_line, level, lines_by_size
+from analysis.panels import ALL, add_scores, differences, in_order, missing_notes, one_legend
 from analysis.statistics import Interval, mean_interval
 from analysis.style import missing_note
 from tests.analysis.papers.made_studies import made_study, nothing, seeds

@@ -251,9 +251,8 @@ def test_rows_that_another_study_has_committed_are_copied(store: Path) -> None:
     lines = collect("curves", root=store, committed=committed)
     assert lines[-2:] == ["2 runs copied from other studies' files", "0 runs from the store, 0 kept as they were"]
     study = load_study("curves", root=store, committed=committed, live=False)
-    assert study.runs[["study", "arm", "variant", "trainer.learning_rate"]].values.tolist() == [
-        ["widths", "slow", "luna", 0.001]
-    ] * 2
+    labels = study.runs[["study", "arm", "variant", "trainer.learning_rate"]]
+    assert labels.values.tolist() == [["widths", "slow", "luna", 0.001]] * 2
     assert set(study.slices["arm"]) == {"slow"}
     assert collect("curves", root=store, committed=committed)[-1] == "0 runs from the store, 2 kept as they were"
 

@@ -12,19 +12,10 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from analysis.marks import mark_published, mean_with_interval
 from analysis.published import published
 from analysis.studies import Study, load_study
-from analysis.style import (
-    caption,
-    colour,
-    drawn,
-    line,
-    mark_published,
-    marker,
-    mean_with_interval,
-    missing_note,
-    save,
-)
+from analysis.style import caption, colour, drawn, line, marker, missing_note, save
 from experiments.results import bootstrap
 from experiments.settings import REPOSITORY
 from tests.analysis.stores import write_run
