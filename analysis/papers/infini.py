@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from analysis.arms import bits_label, longest, only_arms, plain_ticks, score_table
 from analysis.heads import heads_figure
-from analysis.marks import floor_line, mark_published, mean_with_interval
+from analysis.marks import floor_line, mark_published, mean_point, mean_with_interval
 from analysis.panels import legend_above, words
 from analysis.passkey import cells
 from analysis.published import published, setting_values
@@ -472,9 +472,6 @@ def _dots(
 ) -> None:
     for place, label in enumerate(labels):
         found = mean_interval(runs.loc[runs["label"] == label, column])
-        if found.n:
-            axes.plot([place], [found.mean], **{**looks[label], "linestyle": "none", "markersize": 6})
-        if found.n > 1:
-            axes.vlines(place, found.low, found.high, color=str(looks[label]["color"]), linewidth=1)
+        mean_point(axes, place, found, {**looks[label], "markersize": 6})
     axes.set_xlim(-0.5, len(labels) - 0.5)
     axes.set_xticks([])
