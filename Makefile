@@ -5,7 +5,7 @@
 # environment of their own, .venv-bench, as the peers bring packages that the suite must not come to depend on.
 #   PYTHON=...       the interpreter to build .venv with (default: the first suitable one found)
 #   TORCH_INDEX=...  where to take torch from, for example PyTorch's index of CPU wheels (README, "Install")
-#   RUN=..., PYTEST=..., BENCH=...   other arguments for run.py, pytest and the benchmarks
+#   RUN=..., PYTEST=..., BENCH=...   other arguments for run.py, pytest (default: two processes) and the benchmarks
 #   NOTEBOOKS=...    names of notebooks (default: all); REPORT=... other arguments for the report
 
 .PHONY: help setup run test test-slurm test-ray faults lint bench notebooks report chromium lock clean
@@ -19,7 +19,7 @@ BENCH_PY := $(BENCH_VENV)/bin/python
 RAY_VENV := .venv-ray
 RAY_PY := $(RAY_VENV)/bin/python
 RUN ?= -m model=fam,luna task=lra_text
-PYTEST ?=
+PYTEST ?= -n 2 --dist worksteal
 KILLS ?= 200
 BENCH ?=
 NOTEBOOKS ?=

@@ -73,10 +73,9 @@ def segment_attention(
     Returns:
         The rows' mixed values; and what the segment's next piece will see of this and the pieces before.
     """
-    num_seen = own.length - rows.write
-    kept = KeyValue(*(x[:, :, :num_seen] for x in own)) if rows.write else own
-    cache = join([past, kept])
     everything = join([past, own])
+    num_seen = everything.length - rows.write
+    cache = KeyValue(*(x[:, :, :num_seen] for x in everything)) if rows.write else everything
     all_real = None
     if key_mask is not None and (rows.write or not causal):
         all_real = _all_real(key_mask, past.length + rows.read, rows.write)
