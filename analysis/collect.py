@@ -82,7 +82,8 @@ def collect(
 def _shared_tables(plan: StudyPlan, runs: pd.DataFrame, committed: Path | None) -> dict[str, pd.DataFrame]:
     """Rows of the same runs in other studies' committed files, for jobs that have none, labelled as this study's."""
     found: dict[str, list[pd.DataFrame]] = {kind: [] for kind in KEYS}
-    missing = unmatched_jobs(plan, typed_table(runs))
+    typed = typed_table(runs)
+    missing = unmatched_jobs(plan, typed[typed["scale"] == plan.scale] if len(typed) else typed)
     for name in committed_studies(committed):
         if name == plan.name or not missing:
             continue

@@ -32,7 +32,7 @@ rows as before. ``bottleneck`` (MemBottleneck): the tokens see the *updated* mem
 block is M_0 in every segment (both ways, too), what it becomes is put behind the summaries so far, and the read block
 is all of them. Causal, a summary sees its own block and those before it, as AutoCompressor's soft prompts see one
 another. What comes later never reaches it, so it goes up the stack once, in front of the segment behind its own, and
-later segments find its keys and values: work that grows with the square of the length, which would be its cube.
+later segments find its keys and values: work grows with the square of the length, not with its cube.
 
 Choices
 * M_{τ+1} is the stack's final hidden state: what the head would read, so after the norm on top (pre-norm), and after

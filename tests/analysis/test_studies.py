@@ -248,13 +248,16 @@ def test_rows_that_another_study_has_committed_are_copied(store: Path) -> None:
     committed = store.parent / "studies"
     collect("widths", root=store, committed=committed)
     shutil.rmtree(store / "runs")
+    write_run(store, study="curves", arm="slow", model="luna", seed=0, scale="smoke")
+    collect("curves", scale="smoke", root=store, committed=committed)  # a row of another scale stands for no job
+    shutil.rmtree(store / "runs")
     lines = collect("curves", root=store, committed=committed)
-    assert lines[-2:] == ["2 runs copied from other studies' files", "0 runs from the store, 0 kept as they were"]
-    study = load_study("curves", root=store, committed=committed, live=False)
+    assert lines[-2:] == ["2 runs copied from other studies' files", "0 runs from the store, 1 kept as they were"]
+    study = load_study("curves", scale="laptop", root=store, committed=committed, live=False)
     labels = study.runs[["study", "arm", "variant", "trainer.learning_rate"]]
     assert labels.values.tolist() == [["widths", "slow", "luna", 0.001]] * 2
     assert set(study.slices["arm"]) == {"slow"}
-    assert collect("curves", root=store, committed=committed)[-1] == "0 runs from the store, 2 kept as they were"
+    assert collect("curves", root=store, committed=committed)[-1] == "0 runs from the store, 3 kept as they were"
 
 
 def test_an_empty_store_is_a_study_that_lacks_everything(tmp_path: Path) -> None:

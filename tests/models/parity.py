@@ -89,7 +89,7 @@ def named(names: list[str], logits: Tensor, state: models.ModelState, *, mask: T
 def of_reference(model: models.Model, tokens: Tensor, mask: Tensor | None, pair: str | None) -> Quantities:
     """Logits and states; of padded sequences, their memories only."""
     fixed = set(MEMORY_FIELDS)
-    if getattr(model.options, "accumulate", False):
+    if getattr(model.options, "accumulate", False) and not model.causal:
         fixed.remove("slots")  # a list as long as the longest sequence of the batch
     found = {}
     for sequence, outcome in enumerate(reference.forward(model, tokens, mask, pair=pair)):

@@ -155,10 +155,14 @@ def test_the_same_vectors_stand_at_both_ends() -> None:
 
 def test_summaries_accumulate_both_ways_and_none_is_overwritten() -> None:
     model = build("mat", **AUTOCOMPRESSOR, **BOTH_WAYS)
-    states = [model(random_tokens(2, count * SEGMENT))[1] for count in (2, 4)]
-    assert [slots(state).shape for state in states] == [(2, count * 2, WIDTH) for count in (3, 5)]
+    tokens = random_tokens(2, 4 * SEGMENT)
+    before, after = slots(model(tokens[:, : 2 * SEGMENT])[1]), slots(model(tokens)[1])
+    assert before.shape == (2, 3 * 2, WIDTH)
+    assert after.shape == (2, 5 * 2, WIDTH)
+    assert torch.equal(after[:, : 3 * 2], before)
     assert model.learned_memory is not None
-    assert torch.equal(slots(states[1])[0, :2], model.learned_memory)
+    assert torch.equal(after[0, :2], model.learned_memory)
+    assert model.state_size(4 * SEGMENT) == model.state_size(4 * SEGMENT - 1) == 5 * 2 * WIDTH
 
 
 @pytest.mark.parametrize("form", ["tokens", "controller", "bottleneck"])
