@@ -19,8 +19,17 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from analysis.bench_files import live_bench, merge_bench, read_bench, refuse_mixed_rows, write_bench
-from analysis.studies import live_tables, load_study, refuse_mixed, unmatched_jobs
-from analysis.study_files import KEYS, cell_text, committed_studies, merge, read_study, typed_table, write_study
+from analysis.studies import live_tables, load_study, refuse_mixed, strange_runs, unmatched_jobs
+from analysis.study_files import (
+    KEYS,
+    cell_text,
+    committed_studies,
+    describe_lost,
+    merge,
+    read_study,
+    typed_table,
+    write_study,
+)
 from experiments.results import find_same, load_jobs
 
 if TYPE_CHECKING:
@@ -57,9 +66,11 @@ def collect(
     kept = read_study(name, committed)
     new = live_tables(plan, root, kept=kept["runs"])
     tables = merge(kept, new)
-    shared = _shared_tables(plan, tables["runs"], committed)
+    strays = [other for other in committed_studies(committed) if not _is_study(other)]
+    shared = _shared_tables(plan, tables["runs"], strays, committed)
     tables = merge(tables, shared)
-    runs, lines = tables["runs"], []
+    lines = [f"{other}: committed rows, and no conf/study/{other}.yaml: they were not looked at" for other in strays]
+    runs, lines = tables["runs"], lines + describe_lost(kept, tables)
     for digits in drop:
         gone = [str(row.run_id) for row in runs.itertuples() if _is_named(row, digits)] if len(runs) else []
         if not gone:
@@ -67,9 +78,9 @@ def collect(
         tables = {kind: _without(table, gone) for kind, table in tables.items()}
         runs = tables["runs"]
         lines.append(f"left out {', '.join(gone)}")
-    if runs.empty:
+    if runs.empty and not drop:
         return [*lines, f"no finished run of study {name} in the store, and none was kept"]
-    for _, rows in typed_table(runs).groupby("scale"):
+    for _, rows in typed_table(runs).groupby("scale") if len(runs) else ():
         refuse_mixed(rows.reindex(columns=list(dict.fromkeys([*rows, *plan.varied]))), plan.varied)
     paths = write_study(name, tables, committed)
     old = len(kept["runs"]) - len(set(kept["runs"].get("run_id", ())) & set(new["runs"].get("run_id", ())))
@@ -79,16 +90,26 @@ def collect(
     return [*lines, f"{len(new['runs'])} runs from the store, {old} kept as they were"]
 
 
-def _shared_tables(plan: StudyPlan, runs: pd.DataFrame, committed: Path | None) -> dict[str, pd.DataFrame]:
+def _is_study(name: str) -> bool:
+    try:
+        return bool(load_jobs(name))
+    except ValueError:
+        return False
+
+
+def _shared_tables(
+    plan: StudyPlan, runs: pd.DataFrame, strays: Collection[str], committed: Path | None
+) -> dict[str, pd.DataFrame]:
     """Rows of the same runs in other studies' committed files, for jobs that have none, labelled as this study's."""
     found: dict[str, list[pd.DataFrame]] = {kind: [] for kind in KEYS}
     typed = typed_table(runs)
     missing = unmatched_jobs(plan, typed[typed["scale"] == plan.scale] if len(typed) else typed)
     for name in committed_studies(committed):
-        if name == plan.name or not missing:
+        if name in (plan.name, *strays) or not missing:
             continue
         tables, foreign = read_study(name, committed), set(load_jobs(name).varied) - {"arm"}
-        jobs = {run_id: missing[at] for at, run_id in find_same(plan, missing, typed_table(tables["runs"])).items()}
+        same = find_same(plan, missing, typed_table(tables["runs"]), known=typed)
+        jobs = {run_id: missing[at] for at, run_id in same.items()}
         for kind, table in tables.items():
             own = table[table["run_id"].isin(list(jobs))] if len(table) else table
             if kind == "runs":
@@ -142,9 +163,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in collect(chosen.study, scale=chosen.scale, root=chosen.root, drop=chosen.drop):
             print(line)
         study = load_study(chosen.study, scale=chosen.scale, live=False)
+        strange = strange_runs(load_jobs(chosen.study, scale=study.scale), study.runs)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if strange:
+        print(f"other settings than the study's: {', '.join(strange)}\nleave them out with --drop, then run it again")
     if len(study.missing):
         print(f"missing: {study.describe_missing()}\nrun {study.command}")
     return 0

@@ -11,6 +11,7 @@ The figures are those of the notebook ``overview``; here they are named.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 import pandas as pd
@@ -94,12 +95,17 @@ def report(study: Study) -> str:
     return "\n\n".join([read, front_table(study), made_by, caption(study, limit=3), "</details>", *figures])
 
 
-def main() -> None:
-    """Command line: see the module's docstring."""
-    argparse.ArgumentParser(description="README's table of results.").parse_args()
-    write_section("overview", report(load_study("overview", live=False)))
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line: see the module's docstring. Returns the exit code."""
+    argparse.ArgumentParser(description="README's table of results.").parse_args(arguments)
+    try:
+        write_section("overview", report(load_study("overview", live=False)))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     print(f"wrote the overview section of {README.name}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

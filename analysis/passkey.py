@@ -40,13 +40,13 @@ def seed_scores(slices: pd.DataFrame, score: str = "exact_match") -> pd.DataFram
         score: Share of right answers.
 
     Returns:
-        Columns ``task, seed, scale, data_source, score``.
+        Columns ``task, seed, scale, data_source, score``, and ``n``, the prompts that it is of.
     """
     if slices.empty:
-        return pd.DataFrame(columns=["seed", "task", "scale", "data_source", "score"])
+        return pd.DataFrame(columns=["seed", "task", "scale", "data_source", "score", "n"])
     labels = slices[["seed", "task", "scale", "data_source"]].drop_duplicates()
-    means = cells(slices, "arm", [score]).groupby("seed", as_index=False)[score].mean()
-    return labels.merge(means.set_axis(["seed", "score"], axis=1), on="seed")
+    means = cells(slices, "arm", [score]).groupby("seed", as_index=False).agg(score=(score, "mean"), n=("n", "sum"))
+    return labels.merge(means, on="seed")
 
 
 def maps_figure(slices: pd.DataFrame, by: str = "variant", *, columns: int = 5) -> Figure:

@@ -11,6 +11,9 @@ from analysis.readme import markdown
 from analysis.statistics import Interval, bold, mean_interval
 from analysis.studies import Study
 
+#: What tells the runs of one study apart here.
+_RUN = ("task", "variant", "seed")
+
 
 def recall_by_pairs(study: Study) -> pd.DataFrame:
     """Accuracy over all queries of a number of pairs.
@@ -89,23 +92,37 @@ def written_between(study: Study) -> pd.DataFrame:
 def recall_by_length(study: Study, *, depth: float | None = None) -> pd.DataFrame:
     """Exact match of a passkey by length: the runs' own test, and tests beyond it that came later.
 
+    A length that a run's own test has is that test's alone. Of several later ones that with the most prompts counts,
+    depth by depth.
+
     Args:
         study: ``overview``, or another with runs on ``passkey``.
-        depth: of the key in the prompt; default: all depths, pooled.
+        depth: of the key in the prompt; default: the mean over those that a length was tested at.
 
     Returns:
         One row for each variant, seed and length: labels, ``length_blocks, length_tokens, factor`` (in lengths of
         training), ``n`` prompts and their ``exact_match``.
     """
-    labels = ["task", "variant", "seed", "scale", "data_source"]
-    keys = [*labels, "length_blocks", "length_tokens", "factor"]
-    tests = [study.slices, *(rows for _, rows in study.tests.groupby("test"))] if len(study.tests) else [study.slices]
-    tests = [rows[rows["task"] == "passkey"] for rows in tests if len(rows)]
-    tests = [rows if depth is None else rows[rows["depth"] == depth] for rows in tests if len(rows)]
-    if not any(map(len, tests)):
+    keys = [*_RUN, "scale", "data_source", "length_blocks", "length_tokens", "factor"]
+    own, later = (_by_depth(rows, [*keys, "depth"], depth) for rows in (study.slices, study.tests))
+    if own.empty and later.empty:
         return pd.DataFrame(columns=[*keys, "n", "exact_match"])
-    found = pd.concat([pooled(rows, keys, "exact_match") for rows in tests if len(rows)])
+    places = pd.MultiIndex.from_frame(own[[*_RUN, "length_blocks"]])
+    later = later[~pd.MultiIndex.from_frame(later[[*_RUN, "length_blocks"]]).isin(places)]
+    found = pd.concat([rows for rows in (own, later) if len(rows)]).groupby(keys, sort=False, as_index=False)
+    table = found.agg(n=("n", "sum"), exact_match=("exact_match", "mean"))
     # Beside slices of other tasks, which have no blocks, whole numbers are none.
-    found = found.astype({"length_blocks": int, "length_tokens": int})
-    # The own test stands first: a later one counts where it goes further, and one of several that go as far.
-    return found.drop_duplicates(["variant", "seed", "length_blocks"], ignore_index=True)
+    return table.astype({"length_blocks": int, "length_tokens": int})
+
+
+def _by_depth(slices: pd.DataFrame, keys: list[str], depth: float | None) -> pd.DataFrame:
+    """Passkey's cells; of one that several tests have, that of the most prompts."""
+    rows = slices[slices["task"] == "passkey"] if len(slices) else slices
+    rows = rows[rows["depth"] == depth] if len(rows) and depth is not None else rows
+    if rows.empty:
+        return pd.DataFrame(columns=[*keys, "n", "exact_match"])
+    tests = [cells for _, cells in rows.groupby("test")] if "test" in rows else [rows]
+    cells = pd.concat([pooled(one, keys, "exact_match") for one in tests])
+    if len(tests) == 1:
+        return cells
+    return cells.sort_values("n", ascending=False, kind="stable").drop_duplicates(keys)

@@ -11,13 +11,16 @@ The rule, the same for all tables and figures:
    interval lie above 0; ``contradicted``: both below; ``undecided``: one of them holds 0; ``not tested``: there are too
    few seeds, or the runs are not comparable. A claim of "as good as" names a margin, and the intervals are held against
    minus this margin instead of 0.
-4. An entry of a table is **bold** only if its interval overlaps with no other's; none is where an entry has one seed.
+4. A **share of right answers held against a fixed one** needs Wilson's interval over all prompts on the same side, too:
+   seeds that all find 2 keys of 2 agree perfectly, and six prompts prove little (:func:`reaches`).
+5. An entry of a table is **bold** only if its interval overlaps with no other's; none is where an entry has one seed.
 
 Why two intervals: the bootstrap of three values never leaves their range. It covers the true mean of a normal
 distribution in some 75 % of cases, not 95, and where there is no difference at all it alone would decide one claim in
-four (three differences of one sign). Student's interval errs in one of twenty at any number of seeds, and pays for it
-where seeds are few: a difference over three seeds must be two and a half times its standard deviation. The test-suite
-simulates both. Figures show the bootstrap interval.
+four (three differences of one sign). Student's interval errs in one of twenty at any number of seeds where scores are
+near normal, and pays for it where seeds are few: a difference over three seeds must be two and a half times its
+standard deviation. Scores of a few prompts are coarser than that: seeds may agree by chance. The test-suite simulates
+all three. Figures show the bootstrap interval.
 
 All draws are the same each time.
 """
@@ -33,7 +36,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from experiments.results import LEVEL, bootstrap
+from experiments.results import LEVEL, bootstrap, wilson
 
 MIN_SEEDS = 3
 _DRAWS = 10_000
@@ -230,6 +233,7 @@ def claim(
     larger_is_better: bool = True,
     min_seeds: int = MIN_SEEDS,
     margin: float = 0.0,
+    tasks: Sequence[str] = (),
 ) -> Verdict:
     """Whether one variant is better than another, by the rule at the top of this module.
 
@@ -240,9 +244,13 @@ def claim(
         larger_is_better: False for a loss.
         min_seeds: common seeds that each task must have.
         margin: by which it may be worse and still count as good as the other, in units of ``value``.
+        tasks: that both must have runs on: a claim on the mean of two tasks is not decided by one of them.
     """
     if better.empty or worse.empty:
         return Verdict("not tested", "there are no runs of one side", None)
+    lacking = [task for task in tasks if task not in set(better["task"]) & set(worse["task"])]
+    if lacking:
+        return Verdict("not tested", f"not both have runs on {', '.join(lacking)}", None)
     problem = _incomparable(better, worse)
     if problem:
         return Verdict("not tested", problem, None)
@@ -259,6 +267,27 @@ def claim(
     student = f"t: {found.mean - found.student:.4g} to {found.mean + found.student:.4g}"
     text = f"difference {found.mean:.4g} ({found.low:.4g} to {found.high:.4g}; {student}){allowed}, n = {found.n}"
     return Verdict(verdict, text, found)
+
+
+def reaches(scores: pd.DataFrame, value: str, share: float, *, margin: float = 0.0) -> Verdict:
+    """Whether right answers reach a fixed share: by seeds as :func:`claim`, and by all prompts together.
+
+    Args:
+        scores: ``task, seed, scale, data_source``, ``value`` in 0 to 1, and ``n``, the prompts of each seed.
+        value: column of shares.
+        share: that is to be reached.
+        margin: by which it may be missed.
+    """
+    found = claim(scores, scores.assign(**{value: share}), value, margin=margin)
+    if found.value == "not tested":
+        return found
+    prompts = int(scores["n"].sum())
+    mean = float(np.average(scores[value], weights=scores["n"]))
+    low, high = wilson(mean, prompts)
+    agrees = low > share - margin if found.value == "supported" else high < share - margin
+    verdict: Value = found.value if agrees else "undecided"
+    text = f"{100 * mean:.1f} % of {prompts:,} prompts (Wilson: {100 * low:.1f} to {100 * high:.1f} %)"
+    return Verdict(verdict, f"{found.reason}; {text}", found.difference)
 
 
 def bold(entries: Sequence[Interval], *, larger_is_better: bool = True) -> list[bool]:

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,7 @@ from analysis.bench_files import (
 )
 from analysis.study_files import FIRST, KEYS, LABELS, as_text, cell_text, merge, read_study, typed_table
 from experiments.results import (
+    config_hash,
     find_same,
     load_config,
     load_curves,
@@ -265,7 +266,7 @@ def live_tables(
     if kept is not None and len(kept):
         known = pd.concat([known, typed_table(kept[kept["scale"] == plan.scale])])
     missing = unmatched_jobs(plan, known)
-    shared = find_same(plan, missing, everything.drop(own.index))
+    shared = find_same(plan, missing, everything.drop(own.index), known=known)
     jobs = {run_id: missing[position] for position, run_id in shared.items()}
     others = everything[everything["run_id"].isin(list(jobs))]
     labels = {name: [getattr(jobs[run_id], name) for run_id in others["run_id"]] for name in ("arm", "variant")}
@@ -323,6 +324,29 @@ def unmatched_jobs(plan: StudyPlan, runs: pd.DataFrame) -> list[StudyJob]:
         return any(all(cells[name] == cell_text(value) for name, value in wanted.items()) for cells in found)
 
     return [job for job in plan.jobs if not is_done(job)]
+
+
+def strange_runs(plan: StudyPlan, runs: pd.DataFrame) -> list[str]:
+    """Runs that are labelled as a job of the study and have other settings than the job: ``run_id`` of each.
+
+    One command line with ``+study=<name>`` and a setting of its own makes such runs; so does a study that was changed.
+    Composes each setting once, some tenth of a second.
+
+    Args:
+        plan: the study.
+        runs: its rows, at the plan's scale.
+    """
+    found = []
+    for _, rows in runs.groupby("config_hash") if len(runs) else ():
+        first = rows.iloc[0]
+        job = next((job for job in plan.jobs if not unmatched_jobs(replace(plan, jobs=(job,)), rows.iloc[:1])), None)
+        if job is None:  # a seed or setting more than the study has: no figure takes it for another's
+            continue
+        wanted = config_hash(
+            job.overrides, str(first["data_source"]), str(first["data_checksum"]), precision=str(first["precision"])
+        )
+        found += [str(run_id) for run_id in rows["run_id"]] if wanted != first["config_hash"] else []
+    return found
 
 
 def _settings(runs: pd.DataFrame, varied: Sequence[str]) -> pd.DataFrame:

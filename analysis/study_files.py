@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -77,14 +77,49 @@ def committed_studies(committed: Path | None = None) -> list[str]:
 
 
 def merge(kept: Mapping[str, pd.DataFrame], new: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Files of a study with the rows of some runs replaced or added; all other rows stay."""
-    ids = set(new["runs"].get("run_id", ()))
+    """Files of a study with the rows of some runs replaced or added; all other rows stay.
+
+    So do those of a kind that the new files lack for a run, such as later tests that a copied store left behind, unless
+    the run was computed again: then they are of another model, and go (:func:`describe_lost`).
+    """
+    again = set(new["runs"].get("run_id", ())) - _same_results(kept["runs"], new["runs"])
     tables = {}
     for kind, old in kept.items():
-        stays = old[~old["run_id"].isin(ids)] if len(old) else old
+        stays = old[~_is_replaced(old, new[kind], kind, again)] if len(old) else old
         parts = [part for part in (stays, new[kind]) if len(part)]
         tables[kind] = _ordered(pd.concat(parts).fillna(""), kind) if parts else pd.DataFrame()
     return tables
+
+
+def _same_results(kept: pd.DataFrame, new: pd.DataFrame) -> set[str]:
+    """Runs that are in both with the same scores, time and code: the same computation."""
+    if kept.empty or new.empty:
+        return set()
+    shared = [
+        name for name in kept if name in new and (name.startswith("test/") or name in ("git_sha", "wall_seconds"))
+    ]
+    both = [frame.set_index("run_id")[shared].apply(tuple, axis=1) for frame in (kept, new)]
+    return {str(run_id) for run_id, facts in both[1].items() if run_id in both[0].index and both[0][run_id] == facts}
+
+
+def _is_replaced(old: pd.DataFrame, new: pd.DataFrame, kind: str, again: Collection[str]) -> pd.Series:
+    """Which old rows give way: those that the new ones are about, and those of runs that were computed again."""
+    about = ["run_id", "test"] if kind == "tests" else ["run_id"]
+    gone = old["run_id"].isin(list(again))
+    if len(new):
+        gone |= pd.MultiIndex.from_frame(old[about]).isin(pd.MultiIndex.from_frame(new[about]))
+    return gone
+
+
+def describe_lost(kept: Mapping[str, pd.DataFrame], tables: Mapping[str, pd.DataFrame]) -> list[str]:
+    """A line for each kind of rows that some runs had before and have no more."""
+    lines = []
+    for kind, old in kept.items():
+        gone = old[~old["run_id"].isin(tables[kind].get("run_id", ()))] if len(old) else old
+        if len(gone):
+            runs = ", ".join(sorted(set(gone["run_id"])))
+            lines.append(f"{kind}.csv: {len(gone):,} rows went with the old results of runs computed again: {runs}")
+    return lines
 
 
 def write_study(name: str, tables: Mapping[str, pd.DataFrame], committed: Path | None = None) -> list[Path]:

@@ -65,8 +65,10 @@ def complete(arguments: Sequence[str]) -> list[str]:
     study, arm = values.get("+study"), values.get("arm")
     if study is None or arm is None:
         return list(arguments)
-    added = arms_of(study).get(arm, [])
-    return [*arguments, *(text for text in added if text.split("=", 1)[0] not in values)]
+    added = [text for text in arms_of(study).get(arm, []) if text.split("=", 1)[0] not in values]
+    # Beside the others: Hydra takes no settings on both sides of an option such as --cfg.
+    place = 1 + max(at for at, text in enumerate(arguments) if "=" in text and not text.startswith("-"))
+    return [*arguments[:place], *added, *arguments[place:]]
 
 
 def arms_of(study: str) -> dict[str, list[str]]:

@@ -17,11 +17,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
+from yaml import YAMLError
 
 from experiments.bench_rows import read_rows
 from experiments.intervals import LEVEL as LEVEL
@@ -73,8 +75,15 @@ def load_config(run: str | os.PathLike[str]) -> dict[str, Any]:
 
     Args:
         run: a run folder, such as the ``folder`` column of :func:`load_results` holds.
+
+    Raises:
+        ValueError: the file is missing or torn.
     """
-    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(Path(run) / "config.yaml")))
+    path = Path(run) / "config.yaml"
+    try:
+        return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(path)))
+    except (OSError, ValueError, YAMLError):
+        raise ValueError(f"{path} is missing or torn: restore it, or start this run over with force=true") from None
 
 
 def load_slices(root: str | os.PathLike[str] | None = None, *, runs: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -125,12 +134,19 @@ def load_heads(runs: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One row for each layer (0 = bottom) and head of a run, beside its labels: those of :data:`HEAD_MEASURES` that it
         has. A gate that has slots instead of heads counts these.
+
+    Raises:
+        ValueError: a file is torn.
     """
     rows = []
     for labels in runs.reindex(columns=[*_LABELS, "folder"]).to_dict("records"):
-        with suppress(FileNotFoundError), np.load(os.path.join(labels["folder"], "diagnostics.npz")) as stored:
-            tables = {name: stored[name] for name in HEAD_MEASURES if name in stored}
-            rows += [{**labels, **row} for row in _head_rows(tables)]
+        path = os.path.join(labels["folder"], "diagnostics.npz")
+        try:
+            with suppress(FileNotFoundError), open(path, "rb") as handle, np.load(handle) as stored:
+                tables = {name: stored[name] for name in HEAD_MEASURES if name in stored}
+                rows += [{**labels, **row} for row in _head_rows(tables)]
+        except (BadZipFile, EOFError, ValueError):
+            raise ValueError(f"{path} is torn: restore it, or start this run over with force=true") from None
     return _frame(rows)
 
 
@@ -194,7 +210,9 @@ def load_jobs(study: str, *, scale: str | None = None) -> StudyPlan:
     return study_plan(study, scale)
 
 
-def find_same(plan: StudyPlan, jobs: Sequence[StudyJob], others: pd.DataFrame) -> dict[int, str]:
+def find_same(
+    plan: StudyPlan, jobs: Sequence[StudyJob], others: pd.DataFrame, *, known: pd.DataFrame | None = None
+) -> dict[int, str]:
     """Finished runs that are jobs of a study, but carry another study's label or none.
 
     A sweep skips what is done, whoever did it first, so that studies share runs.
@@ -203,23 +221,52 @@ def find_same(plan: StudyPlan, jobs: Sequence[StudyJob], others: pd.DataFrame) -
         plan: the study.
         jobs: those that have no run of their own.
         others: rows of :func:`load_results`.
+        known: rows that the study has: of runs on several data, those on the data of these are taken.
 
     Returns:
         Position in ``jobs`` and ``run_id``.
+
+    Raises:
+        ValueError: one job was run on several data, or at several precisions, and no row that is known chooses.
     """
     if others.empty:
         return {}
-    from experiments.studies import config_hash
-
     found = {}
     candidates = dict(list(others[others["scale"] == plan.scale].groupby(["task", "model", "seed"])))
     for position, job in enumerate(jobs):
         rows = candidates.get((job.task, job.model, job.seed), others.iloc[:0])
+        same_runs: dict[tuple[str, ...], str] = {}
         for (source, checksum, precision), same in rows.groupby(["data_source", "data_checksum", "precision"]):
             wanted = config_hash(job.overrides, str(source), str(checksum), precision=str(precision))
             for run_id in same.loc[same["config_hash"] == wanted, "run_id"]:
-                found[position] = str(run_id)
+                same_runs[str(source), str(checksum), str(precision)] = str(run_id)
+        if same_runs:
+            found[position] = _one_of(same_runs, job, known)
     return found
+
+
+def _one_of(runs: Mapping[tuple[str, ...], str], job: StudyJob, known: pd.DataFrame | None) -> str:
+    """The run of a job by its source, checksum and precision: the only one, or the one of data that the study has."""
+    if len(runs) > 1 and known is not None and len(known):
+        own = known.loc[known["task"] == job.task, ["data_source", "data_checksum", "precision"]]
+        chosen = set(own.astype(str).itertuples(index=False, name=None))
+        runs = {facts: run_id for facts, run_id in runs.items() if facts in chosen} or runs
+    if len(runs) > 1:
+        facts = "; ".join(
+            sorted(f"{run_id} on {source}, precision {bits}" for (source, _, bits), run_id in runs.items())
+        )
+        raise ValueError(
+            f"{job.variant} on {job.task}: several finished runs are this job of the study ({facts}): "
+            f"to choose, run it under the study's own label ({job.command}), or move the folders of the others away"
+        )
+    return next(iter(runs.values()))
+
+
+def config_hash(overrides: Sequence[str], source: str, checksum: str, *, precision: str) -> str:
+    """The ``config_hash`` that a job's result has: see :func:`experiments.studies.config_hash`."""
+    from experiments.studies import config_hash as composed
+
+    return composed(overrides, source, checksum, precision=precision)
 
 
 def scaled_down(study: str, scale: str) -> dict[str, dict[str, tuple[Any, Any]]]:

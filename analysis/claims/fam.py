@@ -24,7 +24,7 @@ from analysis.papers.fam import (
 )
 from analysis.passkey import seed_scores
 from analysis.published import published
-from analysis.statistics import Verdict, claim
+from analysis.statistics import Verdict, claim, reaches
 from analysis.studies import Study
 
 #: As good as: points of exact match, and of next-byte accuracy.
@@ -88,8 +88,7 @@ def _falls_part(text: str, arm: str) -> Part:
 
 def _perfect_part(text: str, arm: str, where: str) -> Part:
     def test(study: Study) -> Verdict:
-        scores = passkey_scores(study, arm, where)
-        return claim(scores, scores.assign(score=1.0), "score", margin=MARGIN)
+        return reaches(passkey_scores(study, arm, where), "score", 1.0, margin=MARGIN)
 
     return Part(text, "fam_passkey", test)
 

@@ -10,7 +10,7 @@ from analysis.claims import Claim, Part
 from analysis.matrix import scored
 from analysis.passkey import pooled
 from analysis.recall import recall_by_length, written_between
-from analysis.statistics import Verdict, claim
+from analysis.statistics import Verdict, claim, reaches
 from analysis.studies import Study
 
 #: Variants with a memory; that of ``mat`` is one segment's own.
@@ -51,7 +51,7 @@ def finds_at(symbols: int, variant: str, other: str | None = None) -> Test:
         rows = rows[rows["length_tokens"] == rows["length_tokens"].min()]
         own = rows[rows["variant"] == variant]
         if other is None:
-            return claim(own, own.assign(exact_match=1.0), "exact_match", margin=NEARLY)
+            return reaches(own, "exact_match", 1.0, margin=NEARLY)
         return claim(own, rows[rows["variant"] == other], "exact_match")
 
     return test

@@ -65,11 +65,12 @@ def lengths(row: Row) -> list[Row]:
     return cells
 
 
-def put_to_later(study: Study, *lengths: int) -> Study:
-    """Runs that were put to longer prompts of passkey, in blocks, and found every key."""
+def put_to_later(study: Study, *lengths: int, prompts: int = 30) -> Study:
+    """Runs that were put to longer prompts of passkey, in blocks, so many of each, and found every key."""
     if study.slices.empty:
         return study
     longest = study.slices[(study.slices["length_blocks"] == 256) & (study.slices["task"] == "passkey")]
+    longest = longest.assign(n=prompts)
     tests = [
         longest.assign(test="ab", length_blocks=blocks, length_tokens=24 * blocks, factor=blocks / 18, exact_match=1.0)
         for blocks in lengths

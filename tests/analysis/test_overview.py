@@ -75,6 +75,14 @@ def test_a_later_test_counts_where_it_goes_beyond_the_own() -> None:
     assert sorted(found["length_blocks"].unique()) == [2, 18, 256, 4096]
     assert found.loc[found["length_blocks"] == 4096, "exact_match"].tolist() == [1.0, 1.0]
     pd.testing.assert_frame_equal(found[found["length_blocks"] < 4096], recall_by_length(study))
+    few = put_to_later(study, 4096, prompts=2).tests.assign(test="zz", exact_match=0.0)
+    many = put_to_later(study, 4096).tests
+    for order in ([few, many], [many, few]):
+        both = recall_by_length(replace(study, tests=pd.concat(order)))
+        assert both.loc[both["length_blocks"] == 4096, "exact_match"].eq(1).all(), "the test of most prompts"
+    start = few[few["depth"] == 0].assign(n=200)
+    mixed = recall_by_length(replace(study, tests=pd.concat([many, start])))
+    assert mixed.loc[mixed["length_blocks"] == 4096, "exact_match"].eq(0.5).all(), "depths count alike"
 
 
 def test_lengths_stay_whole_numbers_beside_slices_that_have_none() -> None:

@@ -21,6 +21,7 @@ from analysis.statistics import (
     normalise,
     normalised,
     ranks,
+    reaches,
 )
 from experiments.results import bootstrap
 
@@ -212,3 +213,37 @@ def test_students_interval_by_hand() -> None:
     same = runs({"a": [1.0, 2.0, 3.0], "b": [0.0, 0.0, 0.0]})
     two = difference(runs({"a": [2.0, 4.0, 9.0], "b": [1.0, 1.0, 1.0]}), same, "score")
     assert two.student == pytest.approx(found.student / 2), "a task without spread adds none"
+
+
+def shares(drawn: np.ndarray, prompts: int) -> pd.DataFrame:
+    """A row for each seed: how many of its prompts were right."""
+    labels = {"task": "passkey", "scale": "laptop", "data_source": "made", "n": prompts}
+    return pd.DataFrame({"seed": range(len(drawn)), "share": drawn / prompts, **labels})
+
+
+@pytest.mark.parametrize("prompts", [2, 10, 25])
+def test_a_fixed_share_is_reached_by_prompts_too_and_not_by_seeds_that_agree(prompts: int) -> None:
+    """Right in nine of ten, it is said to be right in 19 of 20: seeds of two prompts would often agree to that."""
+    draws = np.random.default_rng(0).binomial(prompts, 0.9, size=(400, 3))
+    wrong = [reaches(shares(row, prompts), "share", 1.0, margin=0.05).value == "supported" for row in draws]
+    assert np.mean(wrong) <= 0.025
+    if prompts == 2:
+        by_seeds = [claim(shares(row, 2), shares(row, 2).assign(share=1.0), "share", margin=0.05) for row in draws]
+        assert np.mean([verdict.value == "supported" for verdict in by_seeds]) > 0.4
+
+
+def test_a_share_is_reached_missed_or_neither() -> None:
+    assert reaches(shares(np.array([40, 40, 40]), 40), "share", 1.0, margin=0.05).value == "supported"
+    assert reaches(shares(np.array([4, 4, 5]), 40), "share", 1.0, margin=0.05).value == "contradicted"
+    few = reaches(shares(np.array([1, 1, 1]), 1), "share", 1.0, margin=0.05)
+    assert few.value == "undecided"
+    assert few.reason.endswith("100.0 % of 3 prompts (Wilson: 43.9 to 100.0 %)")
+    assert reaches(shares(np.array([2, 2]), 2), "share", 1.0).value == "not tested"
+
+
+def test_a_claim_over_several_tasks_is_not_decided_by_one_of_them() -> None:
+    rows = shares(np.array([1, 2, 1]), 4)
+    better = rows.assign(share=rows["share"] + 0.25)
+    assert claim(better, rows, "share", tasks=("passkey",)).value == "supported"
+    half = claim(better, rows, "share", tasks=("passkey", "mqar"))
+    assert half == ("not tested", "not both have runs on mqar", None)

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from analysis.collect import collect, main
-from analysis.studies import Study, load_study
+from analysis.studies import Study, load_study, strange_runs
 from experiments import studies
 from experiments.results import load_heads, load_results
 from tests.analysis.stores import more_studies, write_run
@@ -149,6 +149,41 @@ def test_rows_that_the_store_has_no_more_are_kept_and_the_store_wins(store: Path
     assert len(study.slices) == 6
 
 
+def later_test(folder: Path, name: str = "12e4567890") -> Path:
+    """A test that a stored run was put to later."""
+    kept = {"run_id": folder.name, "wall_seconds": 1.5, "peak_memory_bytes": 2**29, "hardware": "b", "git_sha": "1e4"}
+    path = folder / "tests" / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({**kept, "slices": [{"length_blocks": 64, "depth": 0.0, "n": 2, "exact_match": 0.5}]}))
+    return path
+
+
+def test_rows_of_a_run_that_the_store_lacks_stay_unless_it_was_computed_again(store: Path) -> None:
+    committed = store.parent / "studies"
+    folder = next(store.rglob("*-s1"))
+    path = later_test(folder)
+    collect("widths", root=store, committed=committed)
+    path.unlink()
+    later_test(folder, "abc")
+    collect("widths", root=store, committed=committed)
+    assert load_study("widths", live=False, committed=committed).tests["test"].tolist() == ["12e4567890", "abc"]
+    shutil.rmtree(folder)
+    write_run(store, model="luna", seed=1, wall_seconds=99.0)
+    lines = collect("widths", root=store, committed=committed)
+    assert f"tests.csv: 2 rows went with the old results of runs computed again: {folder.name}" in lines
+    study = load_study("widths", live=False, committed=committed)
+    assert study.tests.empty
+    assert len(study.runs) == 3
+
+
+def test_all_rows_may_be_dropped(store: Path) -> None:
+    committed = store.parent / "studies"
+    collect("widths", root=store, committed=committed)
+    hashes = sorted(set(load(store).runs["config_hash"]))
+    assert collect("widths", root=store, committed=committed, drop=hashes)[-1].startswith("3 runs from the store")
+    assert not list((committed / "widths").iterdir())
+
+
 def test_what_is_dropped_is_asked_for_and_named(store: Path) -> None:
     committed = store.parent / "studies"
     gone = collect("widths", root=store, committed=committed)
@@ -216,6 +251,51 @@ def test_torn_files_are_refused(store: Path, ending: str) -> None:
     path.write_text(path.read_text() + ending if ending else "")
     with pytest.raises(ValueError, match=r"runs\.csv is torn"):
         load(store)
+
+
+def test_files_of_a_run_that_are_torn_or_missing_are_named(store: Path) -> None:
+    folder = next(store.rglob("*-s1"))
+    (folder / "diagnostics.npz").write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(ValueError, match=r"diagnostics\.npz is torn"):
+        load(store)
+    (folder / "diagnostics.npz").unlink()
+    for folder in store.rglob("*-s*"):
+        (folder / "config.yaml").unlink()
+    with pytest.raises(ValueError, match=r"config\.yaml is missing or torn"):
+        load(store)
+
+
+def test_rows_of_a_study_that_is_no_more_are_named_and_left_alone(store: Path) -> None:
+    committed = store.parent / "studies"
+    collect("widths", root=store, committed=committed)
+    shutil.copytree(committed / "widths", committed / "gone")
+    lines = collect("widths", root=store, committed=committed)
+    assert lines[0] == "gone: committed rows, and no conf/study/gone.yaml: they were not looked at"
+    assert (committed / "gone" / "runs.csv").is_file()
+
+
+def test_runs_of_other_settings_under_a_label_of_the_study_are_named(store: Path) -> None:
+    plan = studies.study_plan("widths")
+    job = next(job for job in plan.jobs if job.variant == "luna" and job.settings["trainer.learning_rate"] == 0.002)
+    right = studies.config_hash(job.overrides, "generated", "ab", precision="32")
+    shutil.rmtree(store / "runs")
+    write_run(store, model="luna", seed=0, learning_rate=0.002, config_hash=right)
+    write_run(store, model="luna", seed=1, learning_rate=0.001, config_hash="ffff")
+    write_run(store, model="fam", seed=1, config_hash="eeee")
+    assert strange_runs(plan, load(store).runs) == ["ffff-s1"]
+    assert strange_runs(plan, load(store).runs.iloc[:0]) == []
+
+
+def test_of_runs_on_several_data_those_count_that_the_study_has(store: Path) -> None:
+    job = studies.study_plan("widths").jobs[2]
+    shutil.rmtree(store / "runs")
+    for source in ("generated", "standin-x"):
+        same = studies.config_hash(job.overrides, source, "ab", precision="32")
+        write_run(store, study="other", model="transformer", learning_rate=0.002, config_hash=same, data_source=source)
+    with pytest.raises(ValueError, match="transformer on passkey: several finished runs .*on standin-x"):
+        load(store)
+    write_run(store, model="luna", seed=0)
+    assert set(load(store).runs["data_source"]) == {"generated"}
 
 
 def test_a_torn_result_is_refused(store: Path) -> None:

@@ -106,6 +106,8 @@ def test_without_arms_there_is_none_to_choose(command: list[str]) -> None:
 def test_one_run_of_an_arm_gets_the_settings_of_that_arm(study: dict[str, list[str]]) -> None:
     alone = ["+study=small", "arm=short", "task=passkey", "seed=1"]
     assert complete(alone) == [*alone, *study["short"]]
+    assert complete([*alone, "--cfg", "job"]) == [*alone, *study["short"], "--cfg", "job"]
+    assert complete(["--cfg", "job", *alone]) == ["--cfg", "job", *alone, *study["short"]]
     assert complete(complete(alone)) == complete(alone)
     for unchanged in (["+study=small", "task=passkey"], ["arm=short"], ["+study=none", "arm=short"]):
         assert complete(unchanged) == unchanged

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from analysis.claims import judge, outcome
+from analysis.claims import judge
 from analysis.claims.overview import (
     CLAIMS,
     beyond_reach,
@@ -54,6 +54,9 @@ def test_keys_far_away_count_at_the_shortest_length_that_is_long_enough() -> Non
     assert finds_at(2**20, "fam_gated")(study).value == "not tested"
     longer = put_to_later(study, 43_691)
     assert finds_at(2**20, "fam_gated")(longer).value == "supported"
+    few = finds_at(2**20, "fam_gated")(put_to_later(study, 43_691, prompts=2))
+    assert few.value == "undecided", "six keys of six are no proof of nineteen in twenty"
+    assert few.reason.endswith("100.0 % of 6 prompts (Wilson: 61.0 to 100.0 %)")
     assert finds_at(6_000, "fam")(longer).value == "contradicted"
 
 
@@ -91,4 +94,8 @@ def test_the_claims_are_judged_from_what_is_committed() -> None:
     found = judge(CLAIMS)
     assert [one.claim for one in found] == list(CLAIMS)
     assert all(one.claim.paper == "ours" for one in found)
-    assert outcome([verdict for _, verdict in found[0].evidence]) == found[0].outcome
+    assert found[0].outcome == "reproduced", "every memory looks beyond the window"
+    far = {part.text.split("`")[1]: verdict for part, verdict in found[1].evidence}
+    assert far["fam"].value == "contradicted"
+    assert far["infini_gated"].difference is not None
+    assert found[1].commands == (), "overview is whole"

@@ -30,7 +30,7 @@ def passkey_slices(job: Any) -> list[dict[str, float]]:
         for depth in (0.0, 0.5):
             right = float(length <= reach(job.arm)) * (1.0 if depth == 0 else 0.5) * (1 - 0.01 * job.seed)
             at = {"length_blocks": length, "factor": length / 18, "depth": depth}
-            rows += [{**at, "n": 1, "exact_match": 0.0}, {**at, "n": 3, "exact_match": right * 4 / 3}]
+            rows += [{**at, "n": 100, "exact_match": 0.0}, {**at, "n": 300, "exact_match": right * 4 / 3}]
     return rows
 
 

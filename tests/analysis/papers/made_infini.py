@@ -22,7 +22,7 @@ def passkey_slices(job: Any) -> list[dict[str, float]]:
             memory = 1 - (0.02 if job.arm.startswith("delta") else 0.04) * np.log2(length) / 9
             right = 1.0 if depth == 1 else 0.1 if job.arm == "local" else memory
             scores = {"symbol_accuracy": right - 0.001 * job.seed, "exact_match": right / 2}
-            rows.append({"length_blocks": length, "factor": length / 3, "depth": depth, "n": 10, **scores})
+            rows.append({"length_blocks": length, "factor": length / 3, "depth": depth, "n": 1000, **scores})
     return rows
 
 
