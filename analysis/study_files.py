@@ -98,8 +98,11 @@ def _same_results(kept: pd.DataFrame, new: pd.DataFrame) -> set[str]:
     shared = [
         name for name in kept if name in new and (name.startswith("test/") or name in ("git_sha", "wall_seconds"))
     ]
-    both = [frame.set_index("run_id")[shared].apply(tuple, axis=1) for frame in (kept, new)]
-    return {str(run_id) for run_id, facts in both[1].items() if run_id in both[0].index and both[0][run_id] == facts}
+    before, now = (
+        {str(row["run_id"]): [row[name] for name in shared] for row in frame.to_dict("records")}
+        for frame in (kept, new)
+    )
+    return {run_id for run_id, facts in now.items() if before.get(run_id) == facts}
 
 
 def _is_replaced(old: pd.DataFrame, new: pd.DataFrame, kind: str, again: Collection[str]) -> pd.Series:

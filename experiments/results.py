@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
-from yaml import YAMLError
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from experiments.bench_rows import read_rows
 from experiments.intervals import LEVEL as LEVEL

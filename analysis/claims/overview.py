@@ -9,6 +9,7 @@ import pandas as pd
 from analysis.claims import Claim, Part
 from analysis.matrix import scored
 from analysis.passkey import pooled
+from analysis.rates import RATE, at_chosen_rates
 from analysis.recall import recall_by_length, written_between
 from analysis.statistics import Verdict, claim, reaches
 from analysis.studies import Study
@@ -66,6 +67,21 @@ def better_on(task: str, better: str, worse: str, *, margin: float = 0.0) -> Tes
         first, second = (rows[rows["variant"] == name] for name in (better, worse))
         sign = bool(rows["larger_is_better"].iloc[0]) if len(rows) else True
         return claim(first, second, "score", larger_is_better=sign, margin=margin)
+
+    return test
+
+
+def at_own_rate(better: str, worse: str, *, margin: float = 0.0) -> Test:
+    """Whether one variant is better than another, or as good, each at the learning rate that validation chose for it."""
+
+    def test(study: Study) -> Verdict:
+        rows = at_chosen_rates(study)
+        first, second = (rows[rows["variant"] == name] for name in (better, worse))
+        found = claim(first, second, "score", margin=margin)
+        if first.empty or second.empty:
+            return found
+        rates = f"{first[RATE].iloc[0]:g} against {second[RATE].iloc[0]:g}"
+        return found._replace(reason=f"{rates}: {found.reason}")
 
     return test
 
@@ -213,6 +229,20 @@ CLAIMS = (
             for name in MEMORIES
         ),
         caveat="Minutes of training on reviews that are cut short: what longer training would show is not known.",
+    ),
+    Claim(
+        "ours",
+        "study text_rates",
+        "On short text a memory is as good as full attention, each at the learning rate that validation chooses.",
+        tuple(
+            Part(
+                f"`{name}` is as good as `transformer`, within a point",
+                "text_rates",
+                at_own_rate(name, "transformer", margin=MARGIN),
+            )
+            for name in MEMORIES
+        ),
+        caveat="Three rates for each, the same for all; the minutes of training are the same as before.",
     ),
     Claim(
         "ours",

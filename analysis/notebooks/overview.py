@@ -15,12 +15,14 @@ from analysis.claims import overview as overview_claims
 from analysis.matrix import differences_table, scores_table
 from analysis.notebook import show, table, verdicts
 from analysis.pareto import pareto_figure, pareto_table
+from analysis.rates import rates_table
 from analysis.recall import best_per_state
 from analysis.studies import load_study
 
 LIVE = False  # True: also the runs in your own store
 
 three_tasks = load_study("overview", live=LIVE)
+text_rates = load_study("text_rates", live=LIVE)
 all_tasks = load_study("overview_all", live=LIVE)
 state_size = load_study("state_size", live=LIVE)
 compressions = load_study("compressions", live=LIVE)
@@ -49,10 +51,19 @@ show(overview.scores_figure(three_tasks), "overview_scores", three_tasks)
 table(differences_table(three_tasks), three_tasks)
 
 # %% [markdown]
+# ## Is it the learning rate?
+#
+# One recipe for all may suit some better than others: text at half and at twice its learning rate.
+
+# %%
+table(rates_table(text_rates), text_rates)
+
+# %% [markdown]
 # ## How long each remembers
 #
-# A key of five digits, said once, far beyond the lengths of training. The longest columns are tests that stored runs
-# were put to later (`mode=eval run=... test={...}`).
+# A key of five digits, said once, far beyond the lengths of training; mean over depths. The longest columns are tests
+# that stored runs were put to later (`mode=eval run=... test={...}`): two prompts a seed at the start, in the middle
+# and at the end, where the others have ten at each of five depths.
 
 # %%
 show(overview.lengths_figure(three_tasks), "overview_lengths", three_tasks)

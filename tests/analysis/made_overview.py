@@ -36,6 +36,11 @@ def sizes(row: Row) -> Row:
     return {}
 
 
+def validated(row: Row) -> Row:
+    """The slowest rate is best on the validation split."""
+    return {"val/accuracy": 0.6 - row["trainer.learning_rate"]}
+
+
 def pairs(row: Row) -> list[Row]:
     """Right half of the time nearby, never far away; there are three times as many queries far away."""
     return [
@@ -80,5 +85,5 @@ def put_to_later(study: Study, *lengths: int, prompts: int = 30) -> Study:
 
 def made(name: str, keep: Callable[[Any], bool] = lambda job: True) -> Study:
     slices = {"state_size": pairs, "compressions": lengths, "overview": lengths, "overview_all": lengths}
-    fields = sizes if name == "state_size" else None
+    fields = {"state_size": sizes, "text_rates": validated}.get(name)
     return compared(name, score, keep=keep, fields=fields, slices=slices.get(name))

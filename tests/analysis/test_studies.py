@@ -292,7 +292,7 @@ def test_of_runs_on_several_data_those_count_that_the_study_has(store: Path) -> 
     for source in ("generated", "standin-x"):
         same = studies.config_hash(job.overrides, source, "ab", precision="32")
         write_run(store, study="other", model="transformer", learning_rate=0.002, config_hash=same, data_source=source)
-    with pytest.raises(ValueError, match="transformer on passkey: several finished runs .*on standin-x"):
+    with pytest.raises(ValueError, match=r"transformer on passkey: several finished runs .*on standin-x"):
         load(store)
     write_run(store, model="luna", seed=0)
     assert set(load(store).runs["data_source"]) == {"generated"}
