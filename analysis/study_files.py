@@ -96,7 +96,9 @@ def _same_results(kept: pd.DataFrame, new: pd.DataFrame) -> set[str]:
     if kept.empty or new.empty:
         return set()
     shared = [
-        name for name in kept if name in new and (name.startswith("test/") or name in ("git_sha", "wall_seconds"))
+        name
+        for name in map(str, kept)
+        if name in new and (name.startswith("test/") or name in ("git_sha", "wall_seconds"))
     ]
     before, now = (
         {str(row["run_id"]): [row[name] for name in shared] for row in frame.to_dict("records")}

@@ -72,7 +72,7 @@ def better_on(task: str, better: str, worse: str, *, margin: float = 0.0) -> Tes
 
 
 def at_own_rate(better: str, worse: str, *, margin: float = 0.0) -> Test:
-    """Whether one variant is better than another, or as good, each at the learning rate that validation chose for it."""
+    """Whether one variant is better than another, or as good, each at the learning rate that validation chose."""
 
     def test(study: Study) -> Verdict:
         rows = at_chosen_rates(study)
