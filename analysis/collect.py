@@ -70,7 +70,8 @@ def collect(
     shared = _shared_tables(plan, tables["runs"], strays, committed)
     tables = merge(tables, shared)
     lines = [f"{other}: committed rows, and no conf/study/{other}.yaml: they were not looked at" for other in strays]
-    runs, lines = tables["runs"], lines + describe_lost(kept, tables)
+    lines += describe_lost(kept, tables)
+    runs = tables["runs"]
     for digits in drop:
         gone = [str(row.run_id) for row in runs.itertuples() if _is_named(row, digits)] if len(runs) else []
         if not gone:

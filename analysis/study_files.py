@@ -100,20 +100,19 @@ def _same_results(kept: pd.DataFrame, new: pd.DataFrame) -> set[str]:
         for name in map(str, kept)
         if name in new and (name.startswith("test/") or name in ("git_sha", "wall_seconds"))
     ]
-    before, now = (
-        {str(row["run_id"]): [row[name] for name in shared] for row in frame.to_dict("records")}
-        for frame in (kept, new)
-    )
+    tables = (frame[["run_id", *shared]].itertuples(index=False, name=None) for frame in (kept, new))
+    before, now = ({str(run_id): facts for run_id, *facts in rows} for rows in tables)
     return {run_id for run_id, facts in now.items() if before.get(run_id) == facts}
 
 
 def _is_replaced(old: pd.DataFrame, new: pd.DataFrame, kind: str, again: Collection[str]) -> pd.Series:
     """Which old rows give way: those that the new ones are about, and those of runs that were computed again."""
-    about = ["run_id", "test"] if kind == "tests" else ["run_id"]
+
+    def about(table: pd.DataFrame) -> pd.Series:
+        return table["run_id"] + " " + table["test"] if kind == "tests" else table["run_id"]
+
     gone = old["run_id"].isin(list(again))
-    if len(new):
-        gone |= pd.MultiIndex.from_frame(old[about]).isin(pd.MultiIndex.from_frame(new[about]))
-    return gone
+    return gone | about(old).isin(set(about(new))) if len(new) else gone
 
 
 def describe_lost(kept: Mapping[str, pd.DataFrame], tables: Mapping[str, pd.DataFrame]) -> list[str]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
 from analysis import front
 from analysis.matrix import ORDER
 from analysis.readme import README, marks
@@ -51,3 +55,14 @@ def test_the_readme_shows_what_the_committed_files_hold() -> None:
     begin, end = marks("overview")
     shown = README.read_text(encoding="utf-8").split(begin)[1].split(end)[0].strip()
     assert shown == front.report(load_study("overview", live=False)).strip()
+
+
+def test_a_torn_file_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "overview").mkdir()
+    (tmp_path / "overview" / "runs.csv").write_text("run_id,seed\n12-s0")
+    monkeypatch.setattr("analysis.study_files.STUDIES", tmp_path)
+    monkeypatch.setattr(front, "write_section", lambda name, text: pytest.fail("wrote the README"))
+    assert front.main([]) == 2
+    assert "runs.csv is torn" in capsys.readouterr().err
