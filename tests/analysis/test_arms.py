@@ -158,6 +158,6 @@ def test_a_seed_has_one_score_over_its_lengths_and_depths() -> None:
         ]
     )
     found = seed_scores(slices)
-    assert found[["seed", "score"]].to_numpy().tolist() == [[0, 0.5], [1, 1.0]]
-    assert set(found.columns) == {"task", "seed", "scale", "data_source", "score"}
+    assert found[["seed", "score", "n"]].to_numpy().tolist() == [[0, 0.5, 5], [1, 1.0, 1]]
+    assert set(found.columns) == {"task", "seed", "scale", "data_source", "score", "n"}
     assert set(seed_scores(pd.DataFrame()).columns) == set(found.columns)
