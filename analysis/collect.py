@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from analysis.bench_files import live_bench, merge_bench, read_bench, refuse_mixed_rows, write_bench
-from analysis.studies import live_tables, load_study, refuse_mixed, strange_runs, unmatched_jobs
+from analysis.studies import live_tables, load_study, refuse_mixed
 from analysis.study_files import (
     KEYS,
     cell_text,
@@ -30,6 +30,7 @@ from analysis.study_files import (
     typed_table,
     write_study,
 )
+from analysis.study_jobs import strange_runs, unmatched_jobs
 from experiments.results import find_same, load_jobs
 
 if TYPE_CHECKING:

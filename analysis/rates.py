@@ -36,7 +36,7 @@ def chosen_rates(study: Study) -> dict[str, float]:
 def at_chosen_rates(study: Study) -> pd.DataFrame:
     """The runs of each variant at the rate that validation chose, with their ``score`` on the test split."""
     runs, chosen = scored(study), chosen_rates(study)
-    return runs[[row[RATE] == chosen[row["variant"]] for row in runs.to_dict("records")]] if len(runs) else runs
+    return runs[runs[RATE] == runs["variant"].map(chosen)] if len(runs) else runs
 
 
 def rates_table(study: Study) -> str:
@@ -47,11 +47,10 @@ def rates_table(study: Study) -> str:
     lines = []
     for name in variants_of(study):
         own = runs[runs["variant"] == name]
-        scores = {rate: mean_interval(own.loc[own[RATE] == rate, "score"] if len(own) else []) for rate in rates}
-        cells = [score_cell(found, strong=rate == chosen.get(name)) for rate, found in scores.items()]
+        cells = [score_cell(mean_interval(own.loc[own[RATE] == rate, "score"] if len(own) else [])) for rate in rates]
         lines.append([f"`{name}`", *cells, f"{chosen[name]:g}" if name in chosen else ""])
     note = (
-        "Test score in %: mean over seeds (95 % bootstrap interval). Bold: the rate with the best mean score on the "
-        "validation split; it is a choice, and no claim that it is better than the others."
+        "Test score in %: mean over seeds (95 % bootstrap interval). Chosen: the rate with the best mean score on the "
+        "validation split, of those that have all seeds; no claim that it is better than the others."
     )
     return "\n\n".join([markdown(["`model=`", *(f"{rate:g}" for rate in rates), "chosen by validation"], lines), note])

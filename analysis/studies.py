@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +41,8 @@ from analysis.bench_files import (
     refuse_mixed_rows,
 )
 from analysis.study_files import FIRST, KEYS, LABELS, as_text, cell_text, merge, read_study, typed_table
+from analysis.study_jobs import unmatched_jobs
 from experiments.results import (
-    config_hash,
     find_same,
     load_config,
     load_curves,
@@ -54,7 +54,7 @@ from experiments.results import (
 )
 
 if TYPE_CHECKING:
-    from experiments.results import StudyJob, StudyPlan
+    from experiments.results import StudyPlan
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -309,44 +309,6 @@ def _missing(plan: StudyPlan, runs: pd.DataFrame) -> pd.DataFrame:
         labels = {"variant": job.variant, "task": job.task, "seed": job.seed, "arm": job.arm}
         rows.append({**labels, **settings, "command": job.command})
     return pd.DataFrame(rows, columns=["variant", "task", "seed", *plan.varied, "command"])
-
-
-def unmatched_jobs(plan: StudyPlan, runs: pd.DataFrame) -> list[StudyJob]:
-    """Jobs that no run is labelled as: of the same arm, and of the settings that the job names."""
-    done: dict[tuple[str, ...], list[dict[str, str]]] = {}
-    for row in runs.reindex(columns=["variant", "task", "seed", *plan.varied]).to_dict("records"):
-        cells = {str(name): cell_text(value) for name, value in row.items()}
-        done.setdefault((cells["variant"], cells["task"], cells["seed"]), []).append(cells)
-
-    def is_done(job: StudyJob) -> bool:
-        wanted = {**job.settings, **({"arm": job.arm} if job.arm else {})}
-        found = done.get((job.variant, job.task, cell_text(job.seed)), [])
-        return any(all(cells[name] == cell_text(value) for name, value in wanted.items()) for cells in found)
-
-    return [job for job in plan.jobs if not is_done(job)]
-
-
-def strange_runs(plan: StudyPlan, runs: pd.DataFrame) -> list[str]:
-    """Runs that are labelled as a job of the study and have other settings than the job: ``run_id`` of each.
-
-    One command line with ``+study=<name>`` and a setting of its own makes such runs; so does a study that was changed.
-    Composes each setting once, some tenth of a second.
-
-    Args:
-        plan: the study.
-        runs: its rows, at the plan's scale.
-    """
-    found = []
-    for _, rows in runs.groupby("config_hash") if len(runs) else ():
-        first = rows.iloc[0]
-        job = next((job for job in plan.jobs if not unmatched_jobs(replace(plan, jobs=(job,)), rows.iloc[:1])), None)
-        if job is None:  # a seed or setting more than the study has: no figure takes it for another's
-            continue
-        wanted = config_hash(
-            job.overrides, str(first["data_source"]), str(first["data_checksum"]), precision=str(first["precision"])
-        )
-        found += [str(run_id) for run_id in rows["run_id"]] if wanted != first["config_hash"] else []
-    return found
 
 
 def _settings(runs: pd.DataFrame, varied: Sequence[str]) -> pd.DataFrame:

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from analysis.collect import collect, main
-from analysis.studies import Study, load_study, strange_runs
+from analysis.studies import Study, load_study
+from analysis.study_jobs import strange_runs
 from experiments import studies
 from experiments.results import load_heads, load_results
 from tests.analysis.stores import more_studies, write_run
